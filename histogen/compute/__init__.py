@@ -1,0 +1,1 @@
+"""Where bulk work runs: the Dask client and the one shard map."""

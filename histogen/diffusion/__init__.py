@@ -1,0 +1,1 @@
+"""The embedding-conditioned latent diffusion model (E-LDM): autoencoder, conditioning, denoiser, sampling."""

@@ -1,0 +1,73 @@
+"""Every deliberate error of histogen.
+
+::
+
+    HistogenError
+    ├── ConfigError (ValueError)              a flag, a YAML key or a value cannot be used
+    ├── ManifestError (ValueError)            a row of a manifest cannot be used
+    ├── OutputExistsError (FileExistsError)   the output is there and neither --resume nor --overwrite was given
+    ├── SlideError (ValueError)               a slide cannot be opened or read
+    │   └── MissingMppError                   its resolution is not stated anywhere
+    ├── StoreError (ValueError)               a tile store is malformed or does not fit
+    │   └── IncompleteStoreError              some of its shards are not there yet
+    ├── EncoderError (ValueError)             an encoder or its weights cannot be used
+    ├── CheckpointError (ValueError)          no checkpoint verifies, or it belongs to another run
+    ├── TrainingStoppedError (RuntimeError)   training ended itself (non-finite loss, collapse)
+    └── MissingDependencyError (ImportError)  an optional package is not installed
+
+A message is one sentence: what is wrong with its value, where, then what to do.
+"""
+
+from __future__ import annotations
+
+
+class HistogenError(Exception):
+    """Base of every deliberate error; ``exit_code`` is what the command line exits with."""
+
+    exit_code = 2
+
+
+class ConfigError(HistogenError, ValueError):
+    """A flag, a key of a YAML file or a value cannot be used."""
+
+
+class ManifestError(HistogenError, ValueError):
+    """A row of a manifest cannot be used."""
+
+
+class OutputExistsError(HistogenError, FileExistsError):
+    """The output exists and neither resume nor overwrite was asked for; it was left untouched."""
+
+
+class SlideError(HistogenError, ValueError):
+    """A slide cannot be opened or read."""
+
+
+class MissingMppError(SlideError):
+    """The resolution (microns per pixel) of a slide is not stated anywhere."""
+
+
+class StoreError(HistogenError, ValueError):
+    """A tile store is malformed or does not fit its use."""
+
+
+class IncompleteStoreError(StoreError):
+    """Some shards of a tile store are not there yet."""
+
+
+class EncoderError(HistogenError, ValueError):
+    """An encoder or its weights cannot be used."""
+
+
+class CheckpointError(HistogenError, ValueError):
+    """No checkpoint verifies, or it belongs to another run."""
+
+
+class TrainingStoppedError(HistogenError, RuntimeError):
+    """Training ended itself: the loss is not finite, or the encoder has collapsed."""
+
+    exit_code = 1
+
+
+class MissingDependencyError(HistogenError, ImportError):
+    """An optional package is not installed."""

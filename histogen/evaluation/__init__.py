@@ -1,0 +1,1 @@
+"""Downstream evaluation of frozen embeddings, with intervals; fidelity of synthetic tiles."""

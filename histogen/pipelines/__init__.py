@@ -1,0 +1,1 @@
+"""One file per command: its config, ``run(config)``, its unit and its worker."""

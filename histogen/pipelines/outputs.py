@@ -1,0 +1,97 @@
+"""The output folder of a stage: claimed once, resumed only with the same settings, marked when complete."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import histogen
+from histogen.config import StageConfig, changed_keys, dump_config
+from histogen.errors import ConfigError, OutputExistsError
+from histogen.files import write_atomic
+
+CONFIG_NAME = "config.yaml"
+RUN_NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did: where it is, one line about it, and a sentence for each unit that failed."""
+
+    out: Path
+    summary: str
+    failures: tuple[str, ...] = ()
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is done, 1 when some units failed."""
+        return 1 if self.failures else 0
+
+
+def claim_output(config: StageConfig, *, command: str, inputs: Mapping[str, str] | None = None) -> Path:
+    """Make ``config.out`` the output of ``command`` with these settings, and return it.
+
+    ``inputs`` maps the name of each input to its content hash; a resumed stage must have the same ones.
+
+    Raises:
+        OutputExistsError: it exists and neither resume nor overwrite is set; nothing was touched.
+        ConfigError: resume, but the settings or inputs differ from the recorded ones.
+    """
+    out = config.out
+    record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if config.overwrite:
+            _delete_own(out)
+        elif config.resume:
+            _check_same(out, config, record)
+            return out
+        else:
+            raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / CONFIG_NAME, dump_config(config))
+    write_atomic(out / RUN_NAME, json.dumps(record, indent=1))
+    return out
+
+
+def finish_output(out: Path, **results: Any) -> None:
+    """Mark the stage in ``out`` as complete, with ``results`` (JSON values) beside it."""
+    write_atomic(out / RUN_NAME, json.dumps({**read_run(out), "status": "complete", "results": results}, indent=1))
+
+
+def read_run(out: Path) -> dict[str, Any]:
+    """Return the record of the stage in ``out``; empty when there is none."""
+    path = out / RUN_NAME
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def is_complete(out: Path) -> bool:
+    """Whether the stage in ``out`` was marked complete."""
+    return read_run(out).get("status") == "complete"
+
+
+def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> None:
+    if not (out / CONFIG_NAME).exists():
+        raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
+    old = yaml.safe_load((out / CONFIG_NAME).read_text())
+    changes = changed_keys(old, config.model_dump(mode="json"))
+    previous = read_run(out)
+    if previous.get("command") not in (None, record["command"]):
+        changes.insert(0, f"command: {previous['command']} -> {record['command']}")
+    changes += changed_keys({"inputs": previous.get("inputs", {})}, {"inputs": record["inputs"]})
+    if changes:
+        raise ConfigError(
+            f"cannot resume '{out}': {'; '.join(changes)}; use the recorded settings, another --out, or --overwrite"
+        )
+
+
+def _delete_own(out: Path) -> None:
+    if not out.is_dir() or not (out / CONFIG_NAME).exists():
+        raise ConfigError(f"will not overwrite '{out}': it is not an output of histogen; choose another --out")
+    shutil.rmtree(out)

@@ -1,0 +1,1 @@
+"""Slides: opening them, reading regions, and drawing ones with known truth."""

@@ -1,0 +1,1 @@
+"""Self-supervised learning: views, heads, losses, the teacher, and the collapse monitor."""

@@ -1,0 +1,1 @@
+"""Tile stores: the layout on disk, writing it, and the fast lane that reads it."""
