@@ -1,0 +1,39 @@
+"""``histogen benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+
+NAME = "benchmark"
+
+
+def command(
+    tiles: Tiles = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]E", help="An encoder to judge; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables go.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Judge frozen encoders by patch classification: k-NN and a linear probe, with intervals and paired differences.
+
+    Example: histogen benchmark tiles/ --encoder DINO=runs/dino --encoder Gen-DINO=runs/gen-dino --out benchmark/
+    """
+    from histogen.pipelines import benchmark as pipeline
+
+    execute(
+        pipeline.BenchmarkConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoders=encoder, out=out,
+        seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+    )  # fmt: skip

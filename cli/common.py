@@ -1,0 +1,73 @@
+"""What every command shares: its options, and the one way from flags to a pipeline's ``run``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from histogen.config import StageConfig
+    from histogen.pipelines.outputs import Outcome
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="YAML with differences from the defaults.", rich_help_panel="Common"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one key; repeatable.", rich_help_panel="Common"),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Same seed, same bytes. (default: 0)", show_default=False, rich_help_panel="Common")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu or cuda. (default: auto)", show_default=False, rich_help_panel="Common"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an output that exists.", rich_help_panel="Common")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete an output that exists, and redo it.", rich_help_panel="Common")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Local Dask workers; 0 runs in this process. (default: 0)", show_default=False, rich_help_panel="Bulk"
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="tcp://…", help="Address of a running Dask scheduler.", rich_help_panel="Bulk"),
+]
+Tiles = Annotated[
+    list[Path] | None, typer.Argument(metavar="TILES…", help="Tile stores, folders of them, or manifests.")
+]
+
+C = TypeVar("C", bound="StageConfig")
+
+
+def execute(
+    config_class: type[C],
+    run: Callable[[C], Outcome],
+    *,
+    file: Path | None,
+    overrides: list[str] | None,
+    **flags: Any,
+) -> None:
+    """Build the config, run the stage, print its summary and failures, and exit with its code."""
+    from histogen.config import load_config
+
+    given = {key: value for key, value in flags.items() if value not in (None, False, [])}
+    config = load_config(config_class, file=file, overrides=overrides or (), flags=given)
+    finish(run(config))
+
+
+def finish(outcome: Outcome) -> None:
+    """Print what a stage did and exit with 1 when some of its units failed."""
+    for failure in outcome.failures:
+        typer.echo(f"failed: {failure}", err=True)
+    typer.echo(outcome.summary)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,37 @@
+"""``histogen embed``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+
+NAME = "embed"
+
+
+def command(
+    tiles: Tiles = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="E", help="A run folder, timm:NAME, or timm:NAME@weights.safetensors.")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Write an embedding of every tile into its store.
+
+    Example: histogen embed tiles/ --encoder runs/dino --workers 4
+    """
+    from histogen.pipelines import embed as pipeline
+
+    execute(
+        pipeline.EmbedConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=encoder, seed=seed,
+        device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+    )  # fmt: skip

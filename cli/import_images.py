@@ -1,0 +1,42 @@
+"""``histogen import-images``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+
+NAME = "import-images"
+
+
+def command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Images: class folders, a flat folder, or with splits.csv.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The tile store to write, for example images.zarr.")] = None,
+    tile_px: Annotated[
+        int | None, typer.Option(help="Side in pixels. (default: the images' own if all are equal squares, else 256)")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Put a folder of images into a tile store, so that every other command can read them.
+
+    Example: histogen import-images imagenet/train --out imagenet.zarr --tile-px 256 --workers 8
+    """
+    from histogen.pipelines import import_images as pipeline
+
+    execute(
+        pipeline.ImportImagesConfig, pipeline.run, file=config, overrides=set_, folder=folder, out=out,
+        tile_px=tile_px, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
+        scheduler=scheduler,
+    )  # fmt: skip

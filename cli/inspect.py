@@ -1,0 +1,23 @@
+"""``histogen inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "inspect"
+
+
+def command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Stores, folders of stores, runs or slides.")],
+) -> None:
+    """Say what is in a store, a run or a slide.
+
+    Example: histogen inspect tiles/ runs/dino slide.svs
+    """
+    from histogen.pipelines import inspect as pipeline
+
+    for path in paths:
+        typer.echo(pipeline.describe(path))

@@ -1,0 +1,79 @@
+"""The application: its commands and the one error boundary.
+
+Exit codes: 0 all done, 1 some units failed (each with its sentence), 2 the user can mend it (one line, no traceback).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+import histogen
+from histogen.errors import HistogenError
+
+from . import (
+    benchmark,
+    demo,
+    embed,
+    import_images,
+    inspect,
+    pretrain,
+    run,
+    synthesize,
+    tile,
+    train_autoencoder,
+    train_eldm,
+)
+
+app = typer.Typer(
+    name="histogen",
+    help="From slides to a stronger self-supervised encoder: DINO → E-LDM → synthetic tiles → Gen-DINO → benchmark.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+for module, panel in (
+    (demo, "Start here"),
+    (run, "Start here"),
+    (inspect, "Start here"),
+    (tile, "Tiles"),
+    (import_images, "Tiles"),
+    (pretrain, "Encoders"),
+    (embed, "Encoders"),
+    (benchmark, "Encoders"),
+    (train_autoencoder, "Synthetic tiles"),
+    (train_eldm, "Synthetic tiles"),
+    (synthesize, "Synthetic tiles"),
+):
+    app.command(module.NAME, rich_help_panel=panel)(module.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"histogen {histogen.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options that come before a command."""
+
+
+def main() -> None:
+    """Run the application; a deliberate error is one line on standard error."""
+    try:
+        app()
+    except HistogenError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; run the same command with --resume to go on\n")
+        sys.exit(130)

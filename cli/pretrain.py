@@ -1,0 +1,39 @@
+"""``histogen pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, execute
+
+NAME = "pretrain"
+
+
+def command(
+    tiles: Tiles = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder; the encoder is RUN/encoder.")] = None,
+    generative: Annotated[Path | None, typer.Option(help="Generative stores of these tiles: pair views.")] = None,
+    interpolated: Annotated[
+        Path | None, typer.Option(help="Interpolated stores of these tiles: the disentanglement loss.")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train an encoder on unlabelled tiles: DINO, or Gen-DINO where synthetic stores are given.
+
+    Example: histogen pretrain tiles/ --out runs/dino --config configs/pretrain/histopathology.yaml
+    """
+    from histogen.pipelines import pretrain as pipeline
+
+    execute(
+        pipeline.PretrainConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, out=out,
+        generative=generative, interpolated=interpolated, seed=seed, device=device, resume=resume,
+        overwrite=overwrite,
+    )  # fmt: skip

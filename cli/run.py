@@ -1,0 +1,35 @@
+"""``histogen run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+
+NAME = "run"
+
+
+def command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the chain; see configs/run/.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where every stage's output goes.")] = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Run the whole chain from one YAML; a stage that is done is skipped, an interrupted one goes on.
+
+    Example: histogen run configs/run/quick.yaml --set slides=slides/ --out runs/quick
+    """
+    from histogen.pipelines import run as pipeline
+
+    execute(
+        pipeline.RunConfig, pipeline.run, file=config, overrides=set_, out=out, seed=seed, device=device,
+        resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+    )  # fmt: skip

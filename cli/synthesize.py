@@ -1,0 +1,38 @@
+"""``histogen synthesize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+
+NAME = "synthesize"
+
+
+def command(
+    tiles: Tiles = None,
+    eldm: Annotated[Path | None, typer.Option(metavar="RUN", help="A train-eldm run.")] = None,
+    kind: Annotated[str | None, typer.Option(help="generative or interpolated.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of synthetic tile stores.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Make a generative or interpolated tile for every tile, each reproducible from its own row.
+
+    Example: histogen synthesize tiles/ --eldm runs/eldm --kind generative --out generative/ --workers 8
+    """
+    from histogen.pipelines import synthesize as pipeline
+
+    execute(
+        pipeline.SynthesizeConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, eldm=eldm, kind=kind,
+        out=out, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+    )  # fmt: skip

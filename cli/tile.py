@@ -1,0 +1,43 @@
+"""``histogen tile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+
+NAME = "tile"
+
+
+def command(
+    slides: Annotated[
+        list[Path] | None, typer.Argument(metavar="SLIDES…", help="Slides, folders of slides, or manifests.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of tile stores. (default: tiles)")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels. (default: 256)")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the tiles. (default: 0.5)")] = None,
+    stride_px: Annotated[int | None, typer.Option(help="Step between tiles. (default: tile-px)")] = None,
+    slide_mpp: Annotated[float | None, typer.Option(help="Resolution of slides that do not state theirs.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Cut slides into tile stores, one per slide; bad slides are reported and the others done.
+
+    Example: histogen tile slides/ --out tiles/ --mpp 0.5 --tile-px 224 --workers 8
+    """
+    from histogen.pipelines import tile as pipeline
+
+    execute(
+        pipeline.TileConfig, pipeline.run, file=config, overrides=set_, slides=slides, out=out, tile_px=tile_px,
+        mpp=mpp, stride_px=stride_px, slide_mpp=slide_mpp, seed=seed, device=device, resume=resume,
+        overwrite=overwrite, workers=workers, scheduler=scheduler,
+    )  # fmt: skip

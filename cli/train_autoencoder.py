@@ -1,0 +1,34 @@
+"""``histogen train-autoencoder``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, execute
+
+NAME = "train-autoencoder"
+
+
+def command(
+    tiles: Tiles = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the autoencoder of the latent diffusion model on the same unlabelled tiles; no outside data.
+
+    Example: histogen train-autoencoder tiles/ --out runs/autoencoder
+    """
+    from histogen.pipelines import train_autoencoder as pipeline
+
+    execute(
+        pipeline.TrainAutoencoderConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, out=out, seed=seed,
+        device=device, resume=resume, overwrite=overwrite,
+    )  # fmt: skip

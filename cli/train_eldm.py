@@ -1,0 +1,38 @@
+"""``histogen train-eldm``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, execute
+
+NAME = "train-eldm"
+
+
+def command(
+    tiles: Tiles = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="E", help="The conditioning encoder: a run folder or timm:NAME.")
+    ] = None,
+    autoencoder: Annotated[str | None, typer.Option(metavar="RUN", help="A train-autoencoder run.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the embedding-conditioned latent diffusion model (E-LDM) on unlabelled tiles.
+
+    Example: histogen train-eldm tiles/ --encoder runs/dino --autoencoder runs/autoencoder --out runs/eldm
+    """
+    from histogen.pipelines import train_eldm as pipeline
+
+    execute(
+        pipeline.TrainEldmConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=encoder,
+        autoencoder=autoencoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
+    )  # fmt: skip

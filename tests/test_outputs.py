@@ -1,0 +1,40 @@
+"""Outputs: claimed once, resumed only with the same settings and inputs, overwritten only when ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histogen.config import StageConfig
+from histogen.errors import ConfigError, OutputExistsError
+from histogen.pipelines.outputs import claim_output, finish_output, is_complete, read_run
+
+
+def test_the_life_of_an_output(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    claim_output(StageConfig(out=out), command="toy", inputs={"tiles": "a"})
+    assert not is_complete(out)
+    with pytest.raises(OutputExistsError, match="--resume"):
+        claim_output(StageConfig(out=out), command="toy", inputs={"tiles": "a"})
+    claim_output(StageConfig(out=out, resume=True), command="toy", inputs={"tiles": "a"})
+    finish_output(out, tiles=3)
+    assert is_complete(out)
+    assert read_run(out)["results"] == {"tiles": 3}
+    claim_output(StageConfig(out=out, overwrite=True, seed=9), command="toy")
+    assert not is_complete(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"command": "other"}, "command: toy -> other"),
+        ({"inputs": "b"}, "tiles: a -> b"),
+    ],
+)
+def test_resume_with_other_settings_is_refused_and_says_which(tmp_path: Path, change: dict, message: str) -> None:
+    claim_output(StageConfig(out=tmp_path / "run"), command="toy", inputs={"tiles": "a"})
+    config = StageConfig(out=tmp_path / "run", resume=True, seed=change.get("seed", 0))
+    with pytest.raises(ConfigError, match=message):
+        claim_output(config, command=change.get("command", "toy"), inputs={"tiles": change.get("inputs", "a")})
