@@ -1,0 +1,79 @@
+"""Checkpoints that are whole or absent, verified by their SHA-256, of which the last few are kept.
+
+``checkpoints/step-00000120.pt`` holds the state; ``step-00000120.json``, written after it, holds its digest. A
+checkpoint without its JSON, or whose digest does not match, is passed over for the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from histogen.errors import CheckpointError
+from histogen.files import write_atomic
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+    """Write ``state`` as the checkpoint after ``step`` steps, delete all but the newest ``keep``, return its path.
+
+    ``state`` may nest dicts, lists and tuples of tensors, numbers and strings.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    path = folder / f"step-{step:08d}.pt"
+    write_atomic(path, data)
+    note = {"step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_atomic(path.with_suffix(".json"), json.dumps(note))
+    for old in list_checkpoints(folder)[:-keep] if keep > 0 else []:
+        old.with_suffix(".json").unlink()
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in ``folder`` that have their JSON, oldest first."""
+    return [path.with_suffix(".pt") for path in sorted(folder.glob("step-*.json"))]
+
+
+def load_newest(folder: Path, *, map_location: torch.device | str = "cpu") -> tuple[int, dict[str, Any]] | None:
+    """Return (step, state) of the newest checkpoint that verifies; None when there is none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them verifies.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        data = _verified(path)
+        if data is not None:
+            state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+            return int(json.loads(path.with_suffix(".json").read_text())["step"]), state
+    if paths:
+        raise CheckpointError(
+            f"none of the {len(paths)} checkpoints in '{folder}' verifies; start again with --overwrite"
+        )
+    return None
+
+
+def _verified(path: Path) -> bytes | None:
+    try:
+        note = json.loads(path.with_suffix(".json").read_text())
+        data = path.read_bytes()
+    except (OSError, ValueError):
+        return None  # unreadable is the same as not there: the checkpoint before it is used
+    return data if hashlib.sha256(data).hexdigest() == note.get("sha256") else None
+
+
+def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    """Return one digest of named tensors: of names, dtypes, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""The journal of a run: one JSON row per logged step, and the loss curve drawn from it.
+
+Rows carry no time and no host, so that the journal of a resumed run equals that of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from histogen.files import write_atomic
+
+JOURNAL_NAME = "metrics.jsonl"
+
+
+class Journal:
+    """Appends rows to ``path``; each row has ``step`` (steps done) first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after ``step`` and a torn last line: what a killed run wrote beyond its checkpoint."""
+        if not self.path.exists():
+            return
+        kept = [row for row in read_journal(self.path) if row["step"] <= step]
+        write_atomic(self.path, "".join(_line(row) for row in kept))
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write one row, and hand it to the operating system at once."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(_line({"step": step, **{key: _round(value) for key, value in metrics.items()}}))
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a journal; a torn last line is left out."""
+    rows = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _round(value: float) -> float | None:
+    """Return ``value`` with 7 significant digits, as much as float32 holds; None (null in JSON) when not finite."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def write_curves(run_dir: Path, keys: Sequence[str] = ("loss",), *, name: str = "curves.svg") -> Path | None:
+    """Draw the journal's ``keys`` over steps, one panel each, into ``run_dir``; None when there is nothing to draw."""
+    journal = run_dir / JOURNAL_NAME
+    rows = read_journal(journal) if journal.exists() else []
+    panels: list[str] = []
+    for key in keys:
+        points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+        if len(points) > 1:
+            panels.append(_panel(key, points, top=len(panels) * PANEL_HEIGHT))
+    if not panels:
+        return None
+    height = PANEL_HEIGHT * len(panels)
+    size = f'width="{PANEL_WIDTH}" height="{height}" viewBox="0 0 {PANEL_WIDTH} {height}"'
+    body = "\n".join(panels)
+    style = 'font-family="sans-serif" font-size="12"'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n<rect width="100%" height="100%" fill="white"/>'
+    write_atomic(run_dir / name, f"{svg}\n{body}\n</svg>\n")
+    return run_dir / name
+
+
+PANEL_WIDTH, PANEL_HEIGHT = 640, 200
+_LEFT, _TOP, _RIGHT, _BOTTOM = 70, 26, 14, 30
+
+
+def _panel(key: str, points: Sequence[tuple[float, float]], *, top: int) -> str:
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    x0, x1, y0, y1 = min(steps), max(steps), min(values), max(values)
+    width, height = PANEL_WIDTH - _LEFT - _RIGHT, PANEL_HEIGHT - _TOP - _BOTTOM
+    path = " ".join(
+        f"{_LEFT + (x - x0) / ((x1 - x0) or 1) * width:.1f},{top + _TOP + (y1 - y) / ((y1 - y0) or 1) * height:.1f}"
+        for x, y in points
+    )
+    bottom = top + _TOP + height
+    right = PANEL_WIDTH - _RIGHT
+    return "\n".join(
+        [
+            f'<text x="{_LEFT}" y="{top + 17}" font-weight="bold">{key}</text>',
+            f'<rect x="{_LEFT}" y="{top + _TOP}" width="{width}" height="{height}" fill="none" stroke="#bbb"/>',
+            f'<polyline points="{path}" fill="none" stroke="#2b6cb0" stroke-width="1.5"/>',
+            f'<text x="{_LEFT - 6}" y="{top + _TOP + 10}" text-anchor="end">{y1:.4g}</text>',
+            f'<text x="{_LEFT - 6}" y="{bottom}" text-anchor="end">{y0:.4g}</text>',
+            f'<text x="{_LEFT}" y="{bottom + 16}">{x0:,.0f}</text>',
+            f'<text x="{right}" y="{bottom + 16}" text-anchor="end">step {x1:,.0f}</text>',
+        ]
+    )

@@ -1,0 +1,148 @@
+"""The one training loop: exact resume, checkpoints, the journal, the bar, and a stop when the loss is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
+from histogen.progress import Bar, progress_bar
+from histogen.training import processes
+from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
+from histogen.training.journal import JOURNAL_NAME, Journal, write_curves
+
+MAX_NONFINITE = 3
+"""Steps in a row with a loss that is not finite before the run stops itself."""
+
+
+class Task(Protocol):
+    """What is trained. A step must depend on the state and its number alone: then a resumed run is exact.
+
+    Seed whatever is random in a step from (run seed, step); skip the update when the loss is not finite.
+    """
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """Do step number ``step`` (from 0) and return its metrics, ``loss`` among them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes from step to step: tensors, numbers, strings, nested."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state that :meth:`state_dict` returned."""
+
+
+@dataclass
+class _Window:
+    """The metrics since the last row of the journal; part of the checkpoint, so that rows do not depend on kills."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    nonfinite: int = 0
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        for key, value in metrics.items():
+            if not math.isfinite(value):
+                continue  # counted in nonfinite; one bad step does not blank the row
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        return {key: total / self.counts[key] for key, total in self.sums.items()}
+
+    def clear(self) -> None:
+        self.sums.clear()
+        self.counts.clear()
+
+
+def fit(
+    task: Task,
+    *,
+    run_dir: Path,
+    num_steps: int,
+    checkpoint_every: int,
+    keep: int = 2,
+    log_every: int = 10,
+    resume: bool = False,
+    description: str = "train",
+    items_per_step: int = 1,
+    item_name: str = "steps",
+) -> dict[str, float]:
+    """Train ``task`` for ``num_steps`` steps in all, and return the means of the last journal row's window.
+
+    Writes ``run_dir/checkpoints/``, ``metrics.jsonl`` and ``curves.svg``. With ``resume`` it goes on from the newest
+    checkpoint that verifies (from the start if there is none yet) and ends with the same bytes as a run that was
+    never interrupted. The bar counts ``items_per_step`` ``item_name`` for each step.
+
+    Raises:
+        ConfigError: ``num_steps``, ``checkpoint_every`` or ``log_every`` is not positive.
+        CheckpointError: there are checkpoints and none verifies, or they go beyond ``num_steps``.
+        TrainingStoppedError: the loss was not finite three steps in a row.
+    """
+    for name, value in (("num_steps", num_steps), ("checkpoint_every", checkpoint_every), ("log_every", log_every)):
+        if value < 1:
+            raise ConfigError(f"{name} cannot be {value}; it must be at least 1")
+    journal, window = Journal(run_dir / JOURNAL_NAME), _Window()
+    start = _restore(task, run_dir, window, num_steps) if resume else 0
+    if processes.is_main():
+        journal.rewind(start)
+    last: dict[str, float] = {}
+    bar_items = {"total": num_steps * items_per_step, "unit": item_name, "done": start * items_per_step}
+    with progress_bar(description, **bar_items) as bar:  # type: ignore[arg-type]
+        for step in range(start, num_steps):
+            metrics = task.step(step)
+            _check_finite(metrics, step, window, run_dir)
+            window.add(metrics)
+            done = step + 1
+            if done % log_every == 0 or done == num_steps:
+                last = window.means()
+                window.clear()
+                if processes.is_main():
+                    journal.append(done, last)
+            if done % checkpoint_every == 0 or done == num_steps:
+                _checkpoint(task, run_dir, done, window, keep)
+            _show(bar, metrics, items_per_step)
+    if processes.is_main():
+        write_curves(run_dir)
+    processes.barrier()
+    return last
+
+
+def _restore(task: Task, run_dir: Path, window: _Window, num_steps: int) -> int:
+    found = load_newest(run_dir / "checkpoints")
+    if found is None:
+        return 0
+    step, state = found
+    if step > num_steps:
+        raise CheckpointError(f"'{run_dir}' is at step {step}, beyond the {num_steps} asked for; ask for more steps")
+    task.load_state_dict(state["task"])
+    saved = state["window"]
+    window.sums, window.counts, window.nonfinite = dict(saved["sums"]), dict(saved["counts"]), saved["nonfinite"]
+    return step
+
+
+def _checkpoint(task: Task, run_dir: Path, step: int, window: _Window, keep: int) -> None:
+    state = task.state_dict()  # on every process: gathering may need all of them
+    if processes.is_main():
+        saved = {"sums": window.sums, "counts": window.counts, "nonfinite": window.nonfinite}
+        save_checkpoint(run_dir / "checkpoints", step, {"task": state, "window": saved}, keep=keep)
+    processes.barrier()
+
+
+def _check_finite(metrics: Mapping[str, float], step: int, window: _Window, run_dir: Path) -> None:
+    window.nonfinite = 0 if math.isfinite(metrics["loss"]) else window.nonfinite + 1
+    if window.nonfinite < MAX_NONFINITE:
+        return
+    good = list_checkpoints(run_dir / "checkpoints")
+    where = f"the last good checkpoint is '{good[-1]}'" if good else "there is no checkpoint yet"
+    raise TrainingStoppedError(
+        f"the loss of step {step + 1} is {metrics['loss']}, the third in a row that is not finite; {where}; "
+        "lower the learning rate, or train in float32"
+    )
+
+
+def _show(bar: Bar, metrics: Mapping[str, float], items: int) -> None:
+    bar.note(f"loss {metrics['loss']:.4f}")
+    bar.advance(items)

@@ -1,0 +1,72 @@
+"""One process or many: what `torchrun` started, asked in one place; alone, every call is a no-op."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+
+from histogen.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` stands for; with `torchrun`, each process has its own GPU.
+
+    Raises:
+        ConfigError: ``cuda`` is asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("device 'cuda' is asked for but torch sees no GPU; pass --device cpu or auto")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs) while the block runs."""
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or distributed.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """Return this process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+def all_mean(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the mean of ``tensor`` over all processes."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    distributed.all_reduce(total)
+    return total / world_size()

@@ -1,0 +1,210 @@
+"""The parts every training run shares: order, schedules, checkpoints, journal, loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
+from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, weights_sha256
+from histogen.training.journal import Journal, read_journal
+from histogen.training.loop import fit
+from histogen.training.sampler import TileOrder, permute
+from histogen.training.schedules import Cosine, LinearWarmup
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_items=st.integers(1, 700), seed=st.integers(0, 2**60))
+def test_permute_is_a_permutation(num_items: int, seed: int) -> None:
+    items = permute(np.arange(num_items), num_items, seed=seed)
+    assert sorted(items.tolist()) == list(range(num_items))
+
+
+def test_permute_of_a_part_is_the_part_of_the_permutation() -> None:
+    whole = permute(np.arange(1000), 1000, seed=5)
+    np.testing.assert_array_equal(permute(np.array([999, 3, 500]), 1000, seed=5), whole[[999, 3, 500]])
+    assert not np.array_equal(whole, permute(np.arange(1000), 1000, seed=6))
+
+
+def test_permute_is_spread_evenly() -> None:
+    """Where an item lands is uniform: chi-squared of (first position, item) over many seeds, 15 degrees of freedom."""
+    firsts = np.array([permute(np.array([0]), 16, seed=seed)[0] for seed in range(3200)])
+    counts = np.bincount(firsts, minlength=16)
+    chi2 = float(((counts - 200.0) ** 2 / 200.0).sum())
+    assert chi2 < 37.7  # the 0.999 quantile
+
+
+def test_permute_refuses_a_position_outside() -> None:
+    with pytest.raises(IndexError):
+        permute(np.array([10]), 10, seed=0)
+
+
+def test_order_goes_through_each_epoch_once_and_reshuffles() -> None:
+    order = TileOrder(num_items=103, batch_size=10, seed=3)
+    epochs = [np.concatenate([order.batch(step) for step in range(e * 10, e * 10 + 10)]) for e in (0, 1)]
+    assert order.steps_per_epoch == 10
+    assert order.epoch_of(9) == 0
+    assert order.epoch_of(10) == 1
+    for items in epochs:
+        assert len(set(items.tolist())) == 100
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_order_refuses_a_batch_larger_than_the_set() -> None:
+    with pytest.raises(ConfigError, match="batch of 11 cannot be drawn from 10 tiles"):
+        TileOrder(num_items=10, batch_size=11, seed=0)
+
+
+def dino_schedule(
+    base: float, final: float, epochs: int, per_epoch: int, warmup_epochs: int, start: float
+) -> np.ndarray:
+    """The schedule as the paper's text gives it, as one array."""
+    warmup = np.linspace(start, base, warmup_epochs * per_epoch)
+    steps = np.arange(epochs * per_epoch - warmup_epochs * per_epoch)
+    return np.concatenate([warmup, final + 0.5 * (base - final) * (1 + np.cos(np.pi * steps / len(steps)))])
+
+
+def test_cosine_equals_the_array_form() -> None:
+    schedule = Cosine(peak=1e-3, end=1e-6, num_steps=70, warmup_steps=20)
+    np.testing.assert_allclose([schedule(s) for s in range(70)], dino_schedule(1e-3, 1e-6, 7, 10, 2, 0.0), atol=1e-15)
+    rising = Cosine(peak=0.996, end=1.0, num_steps=70)
+    np.testing.assert_allclose([rising(s) for s in range(70)], dino_schedule(0.996, 1.0, 7, 10, 0, 0.0), atol=1e-15)
+    assert rising(70) == 1.0
+
+
+def test_linear_warmup_equals_linspace() -> None:
+    schedule = LinearWarmup(0.04, 0.07, 30)
+    np.testing.assert_allclose([schedule(e) for e in range(32)], [*np.linspace(0.04, 0.07, 30), 0.07, 0.07])
+    assert LinearWarmup(0.02, 0.04, 0)(0) == 0.04
+
+
+def test_checkpoints_verify_and_fall_back(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, {"x": torch.full((4,), float(step)), "n": [step, "a"]}, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000002.pt", "step-00000003.pt"]
+    newest = tmp_path / "step-00000003.pt"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    found = load_newest(tmp_path)
+    assert found is not None
+    step, state = found
+    assert step == 2
+    assert state["n"] == [2, "a"]
+    torch.testing.assert_close(state["x"], torch.full((4,), 2.0))
+    (tmp_path / "step-00000002.pt").unlink()
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
+        load_newest(tmp_path)
+    assert load_newest(tmp_path / "empty") is None
+
+
+def test_weights_digest_sees_values_names_and_dtypes() -> None:
+    a = {"w": torch.arange(4.0), "b": torch.zeros(1)}
+    assert weights_sha256(a) == weights_sha256({"b": torch.zeros(1), "w": torch.arange(4.0)})
+    assert weights_sha256(a) != weights_sha256({**a, "w": torch.arange(4.0) + 1e-6})
+    assert weights_sha256(a) != weights_sha256({**a, "b": torch.zeros(1, dtype=torch.float64)})
+
+
+def test_journal_rewinds_and_drops_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        journal.append(step, {"loss": 1.0 / step})
+    with journal.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    journal.rewind(2)
+    assert read_journal(journal.path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
+
+
+class Walk:
+    """A toy task: noisy gradient steps on a vector, noise from the step's number."""
+
+    def __init__(self, nan_from: int = 10**9, wait: float = 0.0) -> None:
+        self.weights = torch.zeros(8)
+        self.optimizer = torch.optim.AdamW([self.weights.requires_grad_()], lr=0.1)
+        self.nan_from, self.wait = nan_from, wait
+
+    def step(self, step: int) -> dict[str, float]:
+        time.sleep(self.wait)
+        noise = torch.randn(8, generator=torch.Generator().manual_seed(step))
+        loss = ((self.weights - 1.0) * (1 + noise)).square().mean()
+        if step >= self.nan_from:
+            return {"loss": float("nan")}
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.item(), "norm": self.weights.detach().norm().item()}
+
+    def state_dict(self) -> dict[str, object]:
+        return {"weights": self.weights.detach(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.weights.data.copy_(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+SETTINGS = {"num_steps": 30, "checkpoint_every": 4, "log_every": 5, "keep": 2, "resume": True}
+
+
+def test_fit_resumes_to_the_same_bytes_after_kills(tmp_path: Path) -> None:
+    whole = Walk()
+    fit(whole, run_dir=tmp_path / "whole", **SETTINGS)
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_training import Walk, SETTINGS, fit
+fit(Walk(wait=0.04), run_dir=Path(sys.argv[1]), **SETTINGS)
+"""
+    killed = tmp_path / "killed"
+    for wanted in ("step-00000004", "step-00000016"):
+        child = subprocess.Popen([sys.executable, "-c", script, str(killed)], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (killed / "checkpoints" / f"{wanted}.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    again = Walk()
+    fit(again, run_dir=killed, **SETTINGS)
+    assert weights_sha256({"w": again.weights}) == weights_sha256({"w": whole.weights})
+    for name in ("metrics.jsonl", "curves.svg"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_fit_logs_means_over_the_window(tmp_path: Path) -> None:
+    task = Walk()
+    seen: list[float] = []
+    inner = task.step
+    task.step = lambda step: (lambda m: (seen.append(m["loss"]), m)[1])(inner(step))  # type: ignore[method-assign]
+    last = fit(task, run_dir=tmp_path, num_steps=6, checkpoint_every=6, log_every=4)
+    rows = read_journal(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [4, 6]
+    np.testing.assert_allclose(rows[0]["loss"], np.mean(seen[:4]), rtol=1e-6)
+    np.testing.assert_allclose(last["loss"], np.mean(seen[4:]), rtol=1e-12)
+
+
+def test_fit_stops_after_three_nonfinite_losses_and_names_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingStoppedError, match=r"loss of step 10 is nan, the third.*step-00000006\.pt"):
+        fit(Walk(nan_from=7), run_dir=tmp_path, num_steps=30, checkpoint_every=6)
+
+
+def test_fit_refuses_settings_that_cannot_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="num_steps cannot be 0"):
+        fit(Walk(), run_dir=tmp_path, num_steps=0, checkpoint_every=1)
+    fit(Walk(), run_dir=tmp_path, num_steps=4, checkpoint_every=2)
+    with pytest.raises(CheckpointError, match="beyond the 2 asked for"):
+        fit(Walk(), run_dir=tmp_path, num_steps=2, checkpoint_every=2, resume=True)
+
+
+def test_checkpoint_json_is_plain(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 7, {"a": 1}, keep=1)
+    note = json.loads(path.with_suffix(".json").read_text())
+    assert note["step"] == 7
+    assert note["bytes"] == path.stat().st_size
