@@ -22,6 +22,7 @@ def test_the_package_list_names_every_folder_with_python() -> None:
     }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
     assert not (ROOT / "histogen" / "cli").exists()
+    assert not (ROOT / "histogen" / "configs").exists()
 
 
 def test_every_folder_of_the_library_has_an_init() -> None:

@@ -1,0 +1,1 @@
+"""The shipped YAML files, one folder per command; see README.md."""
