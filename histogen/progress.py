@@ -56,10 +56,11 @@ class Bar:
     def _rate_text(self) -> str:
         return f"{self.unit} · {self.rate:,.1f}/s"
 
-    def _print(self) -> None:
+    def _print(self, tail: str | None = None) -> None:
         self._last_print = time.monotonic()
-        left = (self.total - self.done) / self.rate if self.rate > 0 else float("nan")
-        line = f"{self.description}  {self.done:,}/{self.total:,} {self._rate_text()} · {left:,.0f} s left  {self._note}"
+        if tail is None:
+            tail = f"{(self.total - self.done) / self.rate:,.0f} s left" if self.rate > 0 else "starting"
+        line = f"{self.description}  {self.done:,}/{self.total:,} {self._rate_text()} · {tail}  {self._note}"
         sys.stderr.write(line.rstrip() + "\n")
         sys.stderr.flush()
 
@@ -74,7 +75,7 @@ class Bar:
         if self._rich is not None:
             self._rich.stop()
         else:
-            self._print()
+            self._print(f"{time.monotonic() - self._start:,.1f} s")
 
 
 @contextmanager
