@@ -1,0 +1,101 @@
+"""SimpleShot: nearest class centroid of centred, L2-normalised embeddings (Wang et al. 2019, arXiv 1911.04623).
+
+With every training tile as support it is a one-line classifier; with few of them, drawn again and again, it is
+the few-shot protocol that pathology encoders report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from histogen.errors import ConfigError
+from histogen.evaluation.metrics import balanced_accuracy, class_counts
+from histogen.evaluation.vectors import as_labels, as_matrix, unit_rows
+from histogen.seeds import numpy_rng
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """What the support gives: its mean [D], a centroid per class [K, D] and their squared norms [K], float32.
+
+    The squared norm of a class without support is infinite, so that it is never the nearest.
+    """
+
+    mean: Tensor
+    centroids: Tensor
+    squared: Tensor
+
+    def predict(self, queries: Tensor) -> Tensor:
+        """Return the class [M] int64 whose centroid is nearest to each query [M, D].
+
+        |q - c|^2 = |q|^2 - 2 q.c + |c|^2, and |q|^2 is the same for all classes: one product ranks them.
+        """
+        unit = unit_rows(queries - self.mean)
+        return (self.squared - 2 * (unit @ self.centroids.T)).argmin(dim=1)
+
+
+def fit_centroids(support: Tensor, labels: Tensor, *, num_classes: int) -> Centroids:
+    """Return the centroids of ``support`` [N, D] by ``labels`` [N]; a class without support is never predicted."""
+    mean = support.mean(dim=0)
+    unit = unit_rows(support - mean)
+    counts = torch.bincount(labels, minlength=num_classes).to(unit)
+    sums = unit.new_zeros(num_classes, unit.shape[1]).index_add_(0, labels, unit)
+    centroids = sums / counts[:, None].clamp(min=1)
+    squared = torch.where(counts > 0, centroids.square().sum(dim=1), torch.inf)
+    return Centroids(mean, centroids, squared)
+
+
+def simpleshot_predict(
+    train: NDArray[np.floating],
+    train_labels: NDArray[np.integer],
+    queries: NDArray[np.floating],
+    *,
+    num_classes: int,
+    device: str = "cpu",
+) -> NDArray[np.int64]:
+    """Return the class [M] of each query [M, D] with all of ``train`` [N, D] as support."""
+    support = as_matrix(train, what="training", device=device)
+    labels = as_labels(train_labels, len(support), what="training", num_classes=num_classes).to(device)
+    model = fit_centroids(support, labels, num_classes=num_classes)
+    return np.asarray(model.predict(as_matrix(queries, what="query", device=device)).cpu().numpy())
+
+
+def few_shot_episodes(
+    train: NDArray[np.floating],
+    train_labels: NDArray[np.integer],
+    queries: NDArray[np.floating],
+    query_labels: NDArray[np.integer],
+    *,
+    num_classes: int,
+    shots: int,
+    episodes: int,
+    seed: int,
+    device: str = "cpu",
+) -> NDArray[np.float64]:
+    """Return the balanced accuracy [episodes] of SimpleShot with ``shots`` random training tiles per class.
+
+    The supports of an episode depend on (seed, episode) alone, so encoders are compared on the same ones.
+
+    Raises:
+        ConfigError: a class has fewer than ``shots`` training tiles.
+    """
+    support = as_matrix(train, what="training", device=device)
+    tests = as_matrix(queries, what="query", device=device)
+    of_class = [np.flatnonzero(train_labels == code) for code in range(num_classes)]
+    short = min(range(num_classes), key=lambda code: len(of_class[code]))
+    if len(of_class[short]) < shots:
+        raise ConfigError(f"class {short} has {len(of_class[short])} training tiles; ask for fewer than {shots} shots")
+    labels = torch.arange(num_classes, device=device).repeat_interleave(shots)
+    scores = np.empty(episodes)
+    for episode in range(episodes):
+        rng = numpy_rng(seed, "few-shot", episode)
+        rows = np.concatenate([rng.choice(members, shots, replace=False) for members in of_class])
+        model = fit_centroids(support[torch.as_tensor(rows, device=device)], labels, num_classes=num_classes)
+        predicted = model.predict(tests).cpu().numpy()
+        scores[episode] = balanced_accuracy(class_counts(query_labels, predicted, num_classes=num_classes))
+    return scores
