@@ -1,0 +1,48 @@
+"""Where the stores are: a store, a folder of stores, or a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from histogen.errors import StoreError
+
+STORE_SUFFIX = ".zarr"
+
+
+def find_stores(paths: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Return the stores that ``paths`` stand for, in the order given, folders sorted by name.
+
+    A folder gives the ``*.zarr`` in it and in its folders (one level down).
+
+    Raises:
+        StoreError: a path gives no store.
+    """
+    given = [paths] if isinstance(paths, str | Path) else paths
+    found = list(dict.fromkeys(store for path in given for store in _stores_of(Path(path))))
+    if not found:
+        raise StoreError("no tile store was given; give a store, a folder of stores or a manifest")
+    return found
+
+
+def _stores_of(path: Path) -> Iterable[Path]:
+    if path.suffix == ".csv":
+        from histogen.manifest import read_store_manifest
+
+        return read_store_manifest(path)
+    if (path / "zarr.json").exists():
+        return [path]
+    if not path.is_dir():
+        raise StoreError(f"'{path}' does not exist; check the path")
+    stores = sorted(_stores_in(path))
+    if not stores:
+        raise StoreError(f"no tile store (*{STORE_SUFFIX}) is in '{path}'; make one with tile or import-images")
+    return stores
+
+
+def _stores_in(folder: Path) -> Iterator[Path]:
+    for child in folder.iterdir():
+        if child.suffix == STORE_SUFFIX:
+            yield child
+        elif child.is_dir():
+            yield from child.glob(f"*{STORE_SUFFIX}")

@@ -1,0 +1,56 @@
+"""The ledger of a store: one small file per finished shard of a stage, written after the shard itself.
+
+A shard without its note is not done, whatever else is on disk; so resuming is a directory listing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from histogen.errors import StoreError
+from histogen.files import write_atomic
+from histogen.store.layout import check_name
+
+
+class Ledger:
+    """Notes of the finished shards of every stage under ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def commit(self, stage: str, shard: int, note: Mapping[str, Any]) -> None:
+        """Note that ``shard`` of ``stage`` is done; call it last."""
+        write_atomic(self._stage(stage) / f"{shard}.json", json.dumps(dict(note), sort_keys=True))
+
+    def done(self, stage: str) -> set[int]:
+        """Return the shards of ``stage`` that are done: a listing, nothing is opened."""
+        try:
+            names = os.listdir(self._stage(stage))  # noqa: PTH208 - thousands of stores: no Path per entry
+        except FileNotFoundError:
+            return set()
+        return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
+
+    def note(self, stage: str, shard: int) -> dict[str, Any]:
+        """Return the note of a finished shard.
+
+        Raises:
+            StoreError: there is none, or it is not JSON.
+        """
+        path = self._stage(stage) / f"{shard}.json"
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except FileNotFoundError as error:
+            raise StoreError(f"shard {shard} of stage '{stage}' has no note '{path}'; run the stage again") from error
+        except ValueError as error:
+            raise StoreError(f"note '{path}' is not JSON ({error}); delete it and resume the stage") from error
+
+    def notes(self, stage: str) -> dict[int, dict[str, Any]]:
+        """Return the notes of all finished shards of ``stage``, in order."""
+        return {shard: self.note(stage, shard) for shard in sorted(self.done(stage))}
+
+    def _stage(self, stage: str) -> Path:
+        return self.folder.joinpath(*(check_name(part, "stage") for part in stage.split("/")))

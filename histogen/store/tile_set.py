@@ -1,0 +1,328 @@
+"""Many tile stores as one indexable set, without torch or zarr."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from histogen.errors import IncompleteStoreError, StoreError
+from histogen.store.find import find_stores
+from histogen.store.layout import TILES, unpack_text
+from histogen.store.tile_store import TileStore
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+Paths = Path | str | Sequence[Path | str]
+Where = Mapping[str, Any]
+
+
+class TileSet:
+    """The tiles of several stores in order, absent ones left out; index 0 … N-1.
+
+    It holds paths and indices only: pickling and forking are cheap and safe.
+    """
+
+    def __init__(self, stores: Sequence[TileStore], selected: Sequence[NDArray[np.int64] | None]) -> None:
+        self.stores = tuple(stores)
+        self._selected = tuple(selected)
+        counts = [s.num_tiles if i is None else len(i) for s, i in zip(stores, selected, strict=True)]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._num_tiles = int(self._starts[-1])
+        self.tile_px = _common_tile_px(self.stores)
+
+    @classmethod
+    def open_(cls, paths: Paths, *, where: Where | None = None, allow_partial: bool = False) -> TileSet:
+        """Open a store, a folder of stores, a manifest of stores (.csv), or several of these.
+
+        ``where`` keeps the tiles whose columns have the given value or one of the given values, for example
+        ``{"split": "train", "label": ["tumour", "stroma"]}``; categories by name. ``allow_partial`` leaves out the
+        tiles of shards that are not there yet.
+
+        Raises:
+            StoreError: nothing is found, tile sizes differ, or a column is missing.
+            IncompleteStoreError: a store is not finished and ``allow_partial`` is false.
+        """
+        stores = [TileStore.open_(path) for path in find_stores(paths)]
+        _check_distinct(stores)
+        tiles = cls(stores, [_present(store, allow_partial) for store in stores])
+        return tiles if not where else tiles.where(where)
+
+    def __len__(self) -> int:
+        return self._num_tiles
+
+    def __repr__(self) -> str:
+        return f"TileSet({len(self)} tiles of {self.tile_px} px from {len(self.stores)} stores)"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of the stores, each once."""
+        return tuple(sorted({store.kind for store in self.stores}))
+
+    # which tile of which store
+
+    def store_of(self, indices: ArrayLike) -> NDArray[np.int64]:
+        """Return the position in ``stores`` of each tile."""
+        return np.searchsorted(self._starts, self._checked(indices), side="right") - 1
+
+    def tile_index_of(self, indices: ArrayLike) -> NDArray[np.int64]:
+        """Return the index of each tile in its own store."""
+        wanted = self._checked(indices)
+        owners = self.store_of(wanted)
+        local = wanted - self._starts[owners]
+        for owner in np.unique(owners):
+            selected = self._selected[owner]
+            if selected is not None:
+                here = owners == owner
+                local[here] = selected[local[here]]
+        return local
+
+    def ids(self, indices: ArrayLike | None = None) -> list[str]:
+        """Return ``"<store_id>:<index in the store>"`` of each tile."""
+        wanted = self._all(indices)
+        names = [store.store_id for store in self.stores]
+        pairs = zip(self.store_of(wanted).tolist(), self.tile_index_of(wanted).tolist(), strict=True)
+        return [f"{names[owner]}:{index}" for owner, index in pairs]
+
+    def index_of(self, store_id: str, tile_index: int) -> int:
+        """Return the index in this set of tile ``tile_index`` of store ``store_id``.
+
+        Raises:
+            StoreError: the set has no such store or tile.
+        """
+        owner = self._owner_of_id.get(store_id)
+        if owner is None:
+            raise StoreError(f"store '{store_id}' is not in this set of {len(self.stores)} stores; open it too")
+        selected = self._selected[owner]
+        local = int(tile_index) if selected is None else int(np.searchsorted(selected, tile_index))
+        size = int(self._starts[owner + 1] - self._starts[owner])
+        if not 0 <= local < size or (selected is not None and selected[local] != tile_index):
+            raise StoreError(f"tile {tile_index} of store '{store_id}' is not in this set")
+        return int(self._starts[owner]) + local
+
+    def subset(self, indices: ArrayLike) -> TileSet:
+        """Return the set of these tiles, in store order, each once."""
+        wanted = np.unique(self._checked(indices))
+        owners, local = self.store_of(wanted), self.tile_index_of(wanted)
+        bounds = np.searchsorted(owners, np.arange(len(self.stores) + 1))
+        parts = [(s, local[a:b]) for s, a, b in zip(self.stores, bounds[:-1], bounds[1:], strict=True) if b > a]
+        return TileSet([s for s, _ in parts] or self.stores[:1], [p for _, p in parts] or [np.zeros(0, np.int64)])
+
+    def where(self, conditions: Where) -> TileSet:
+        """Return the tiles whose columns have the given value, or one of the given values."""
+        keep = np.ones(len(self), bool)
+        for name, wanted in conditions.items():
+            values = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
+            keep &= np.isin(self.column(name), self._codes(name, values))
+        return self.subset(np.flatnonzero(keep))
+
+    # pixels
+
+    def read_payload(self, index: int) -> bytes:
+        """Return the JPEG of tile ``index`` as stored."""
+        store, local = self._locate(index)
+        return store.read_payload(local)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Return tile ``index``, uint8 RGB [H, W, 3]."""
+        store, local = self._locate(index)
+        return store.read_tile(local)
+
+    def read_tiles(
+        self, indices: ArrayLike, *, threads: int = 1, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return tiles, uint8 RGB [B, H, W, 3], in the order asked for; into ``out`` when given."""
+        wanted = self._checked(indices)
+        if out is None:
+            out = np.empty((len(wanted), self.tile_px, self.tile_px, 3), np.uint8)
+        owners, local = self.store_of(wanted).tolist(), self.tile_index_of(wanted).tolist()
+
+        def read(part: range) -> None:
+            for k in part:
+                self.stores[owners[k]].read_tile(local[k], out[k])
+
+        if threads <= 1:
+            read(range(len(wanted)))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(read, [range(t, len(wanted), threads) for t in range(threads)]))
+        return out
+
+    # what is known of each tile
+
+    def has_column(self, name: str) -> bool:
+        """Whether every store has column ``name``."""
+        return all((store.path / "columns" / name / "zarr.json").exists() for store in self.stores)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return column ``name`` [N] (or [N, k]); codes of a categorical column refer to :meth:`categories`."""
+        merged = self._merged_categories(name)
+        parts = []
+        for position, store in enumerate(self.stores):
+            values = store.read_rows(f"columns/{name}", self._selected[position])
+            parts.append(values if merged is None else _recode(values, _categories(store, name), merged))
+        return np.concatenate(parts)
+
+    def categories(self, name: str) -> list[str]:
+        """Return the names of the codes of column ``name``, merged over the stores; empty when not categorical."""
+        return self._merged_categories(name) or []
+
+    def texts(self, name: str) -> list[str]:
+        """Return a text column, for example ``path``, as strings."""
+        parts = (
+            store.read_rows(f"columns/{name}", self._selected[position]) for position, store in enumerate(self.stores)
+        )
+        return [text for part in parts for text in unpack_text(part)]
+
+    def read_rows(self, path: str, indices: ArrayLike | None = None) -> NDArray[Any]:
+        """Return rows of ``path`` (``embeddings/…``, ``latents/…``, ``columns/…``) in the order asked for.
+
+        Categorical columns come with their own store's codes; use :meth:`column` for merged ones.
+        """
+        wanted = self._all(indices)
+        owners, local = self.store_of(wanted), self.tile_index_of(wanted)
+        out: NDArray[Any] | None = None
+        for owner in np.unique(owners):
+            here = np.flatnonzero(owners == owner)
+            values = self.stores[owner].read_rows(path, local[here])
+            if out is None:
+                out = np.empty((len(wanted), *values.shape[1:]), values.dtype)
+            elif out.shape[1:] != values.shape[1:]:
+                raise StoreError(f"rows '{path}' are {out.shape[1:]} and {values.shape[1:]} in two stores; remake one")
+            out[here] = values
+        return np.empty((0, *self.stores[0].rows(path).layout.row_shape), np.float32) if out is None else out
+
+    @property
+    def embedding_names(self) -> list[str]:
+        """Encoders whose embeddings every store has, complete."""
+        names = set.intersection(*(set(_complete(s, "embeddings")) for s in self.stores))
+        return sorted(names)
+
+    def embeddings(self, name: str | None = None) -> NDArray[np.float32]:
+        """Return the embeddings float32 [N, D] by encoder ``name``, which may be left out when there is one only.
+
+        Raises:
+            StoreError: a store has none by that name, or it must be said which.
+        """
+        known = self.embedding_names
+        if name is None and len(known) != 1:
+            raise StoreError(f"these stores have embeddings by {known or 'no encoder'}; run embed, or say which one")
+        if name is not None and name not in known:
+            raise StoreError(f"not every store has complete embeddings by '{name}' (all have: {known}); run embed")
+        return self.read_rows(f"embeddings/{name or known[0]}").astype(np.float32, copy=False)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over store ids, counts, the notes of their shards, and which tiles are selected."""
+        digest = hashlib.sha256()
+        for store, selected in zip(self.stores, self._selected, strict=True):
+            notes = store.ledger.notes(TILES)
+            digest.update(json.dumps([store.store_id, store.num_tiles, notes], sort_keys=True).encode())
+            digest.update(b"all" if selected is None else selected.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def as_torch_dataset(self) -> Dataset[Any]:
+        """Return a map-style torch dataset of uint8 tensors [3, H, W]; torch is imported here."""
+        from histogen.store.torch_view import TorchTiles
+
+        return TorchTiles(self)
+
+    # inner
+
+    def _locate(self, index: int) -> tuple[TileStore, int]:
+        if not -self._num_tiles <= index < self._num_tiles:
+            raise IndexError(f"tile {index} of {self._num_tiles}")
+        index = index % self._num_tiles
+        owner = int(self._starts.searchsorted(index, side="right")) - 1
+        local = index - int(self._starts[owner])
+        selected = self._selected[owner]
+        return self.stores[owner], local if selected is None else int(selected[local])
+
+    def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
+        wanted = np.atleast_1d(np.asarray(indices, dtype=np.int64))
+        if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < self._num_tiles):
+            raise IndexError(f"tiles {wanted.min()} to {wanted.max()} of {self._num_tiles}")
+        return wanted
+
+    def _all(self, indices: ArrayLike | None) -> NDArray[np.int64]:
+        return np.arange(self._num_tiles) if indices is None else self._checked(indices)
+
+    @cached_property
+    def _owner_of_id(self) -> dict[str, int]:
+        return {store.store_id: position for position, store in enumerate(self.stores)}
+
+    def _merged_categories(self, name: str) -> list[str] | None:
+        lists = [_categories(store, name) for store in self.stores]
+        if all(names is None for names in lists):
+            return None
+        return list(dict.fromkeys(name for names in lists for name in names or ()))
+
+    def _codes(self, name: str, values: Sequence[Any]) -> list[Any]:
+        names = self._merged_categories(name)
+        unknown = [v for v in values if isinstance(v, str) and v not in (names or [])]
+        if unknown:
+            raise StoreError(f"column '{name}' has no value '{unknown[0]}'; it has {names or 'numbers only'}")
+        return [names.index(v) if names and isinstance(v, str) else v for v in values]
+
+
+def open_tiles(paths: Paths, *, where: Where | None = None, allow_partial: bool = False) -> TileSet:
+    """Open tile stores as one set; see :meth:`TileSet.open_`."""
+    return TileSet.open_(paths, where=where, allow_partial=allow_partial)
+
+
+def _common_tile_px(stores: Sequence[TileStore]) -> int:
+    if not stores:
+        raise StoreError("a tile set needs at least one store; none was given")
+    first = stores[0]
+    other = next((store for store in stores if store.tile_px != first.tile_px), None)
+    if other is not None:
+        raise StoreError(
+            f"store '{other.path}' has tiles of {other.tile_px} px, '{first.path}' of {first.tile_px} px; "
+            "make them with one tile_px"
+        )
+    return first.tile_px
+
+
+def _check_distinct(stores: Sequence[TileStore]) -> None:
+    seen: dict[str, Path] = {}
+    for store in stores:
+        if store.store_id in seen:
+            raise StoreError(f"'{seen[store.store_id]}' and '{store.path}' are both store '{store.store_id}'; give one")
+        seen[store.store_id] = store.path
+
+
+def _present(store: TileStore, allow_partial: bool) -> NDArray[np.int64] | None:
+    notes = store.ledger.notes(TILES)
+    if len(notes) < store.num_shards and not allow_partial:
+        raise IncompleteStoreError(
+            f"store '{store.path}' has {len(notes)} of {store.num_shards} shards; finish it with --resume"
+        )
+    if sum(int(note["count"]) for note in notes.values()) == store.num_tiles:
+        return None
+    kept = [np.zeros(0, np.int64)]
+    for shard in sorted(notes):
+        indices = store.shard_range(shard)
+        kept.append(indices.start + np.flatnonzero(store.reader.shard(shard).present[: len(indices)]))
+    return np.concatenate(kept)
+
+
+def _complete(store: TileStore, group: str) -> list[str]:
+    return [name for name in store.list_rows(group) if store.is_complete(f"{group}/{name}")]
+
+
+def _categories(store: TileStore, name: str) -> list[str] | None:
+    return store.rows_attributes(f"columns/{name}").get("categories")
+
+
+def _recode(values: NDArray[Any], own: list[str] | None, merged: list[str]) -> NDArray[Any]:
+    positions = {name: code for code, name in enumerate(merged)}
+    table = np.array([*(positions[name] for name in own or ()), -1], dtype=np.int64)
+    return table[values]
