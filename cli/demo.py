@@ -27,9 +27,9 @@ def command(
 
     Example: histogen demo --out demo/
     """
-    from histogen.pipelines import demo as pipeline
+    from histogen.pipelines import run as pipeline
 
     execute(
-        pipeline.DemoConfig, pipeline.run, file=config, overrides=set_, out=out, seed=seed, device=device,
+        pipeline.RunConfig, pipeline.run, file=config or pipeline.find_config("run/demo.yaml"), overrides=set_, out=out, seed=seed, device=device,
         resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip

@@ -31,6 +31,8 @@ class RunConfig(BulkConfig):
     """Slides, folders of slides or manifests; either these or ``images``."""
     images: Path | None = None
     """A folder of images (natural, or ready tiles) in place of slides."""
+    draw: StageSettings | None = None
+    """Draw slides in place of reading some: the demo."""
     labelled: Path | None = None
     """A folder of labelled images that only the benchmark reads; without it the tiles' own labels are used."""
     tile: StageSettings = {}
@@ -47,8 +49,8 @@ class RunConfig(BulkConfig):
 
     @model_validator(mode="after")
     def _one_source(self) -> RunConfig:
-        if bool(self.slides) == (self.images is not None):
-            raise ValueError("give either slides=… or images=…")
+        if bool(self.slides) + (self.images is not None) + (self.draw is not None) != 1:
+            raise ValueError("give one of slides=…, images=… and draw=…")
         return self
 
 
@@ -101,8 +103,12 @@ def chain(config: RunConfig) -> list[Stage]:
     def add(name: str, module: str, config_class: str, settings: Mapping[str, Any], **given: Any) -> None:
         stages.append(Stage(name, module, config_class, settings, given))
 
+    slides = config.slides
+    if config.draw is not None:
+        add("slides", "draw", "DrawConfig", config.draw, out=out / "slides")
+        slides = [out / "slides"]
     if config.images is None:
-        add("tiles", "tile", "TileConfig", config.tile, slides=config.slides, out=out / "tiles")
+        add("tiles", "tile", "TileConfig", config.tile, slides=slides, out=out / "tiles")
         tiles = [out / "tiles"]
     else:
         tiles = [out / "tiles.zarr"]
