@@ -30,6 +30,7 @@ def command(
     from histogen.pipelines import run as pipeline
 
     execute(
-        pipeline.RunConfig, pipeline.run, file=config or pipeline.find_config("run/demo.yaml"), overrides=set_, out=out, seed=seed, device=device,
-        resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+        pipeline.RunConfig, pipeline.run, file=config or pipeline.find_config("run/demo.yaml"), overrides=set_,
+        out=out or Path("demo"), seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
+        scheduler=scheduler,
     )  # fmt: skip
