@@ -1,0 +1,176 @@
+"""Weights from files: what is in them, what of it fits a model, and DINO's and DINOv2's own checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle  # noqa: TID251 - only the name of the error that a refused file raises
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
+from torch import nn
+
+from histogen.errors import EncoderError
+
+NESTED_KEYS = ("teacher", "student", "state_dict", "model", "model_state_dict")
+"""Under which key a checkpoint may hold the weights, in the order of preference; DINO evaluates the teacher."""
+PREFIXES = ("module.", "backbone.", "encoder.", "model.")
+HEAD = re.compile(r"^(head|fc|classifier|dino_head|ibot_head|head_drop)\.|^mask_token$")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which keys of a model were loaded, which it lacks, and which keys of the file it has no place for."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    resampled: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every key of the model was loaded and every key of the file used."""
+        return not self.missing and not self.unexpected
+
+    def sentence(self) -> str:
+        """Return the report in words."""
+        parts = [f"{len(self.loaded)} loaded"]
+        for word in ("missing", "unexpected", "resampled"):
+            keys = getattr(self, word)
+            if keys:
+                parts.append(f"{len(keys)} {word} ({', '.join(keys[:6])}{', …' if len(keys) > 6 else ''})")
+        return ", ".join(parts)
+
+
+def check_complete(report: LoadReport, *, what: str) -> None:
+    """Raise EncoderError, listing the keys, when ``report`` is not complete."""
+    if not report.complete:
+        raise EncoderError(f"the weights in '{what}' do not fit: {report.sentence()}; give weights of this very model")
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the backbone's weights in a safetensors or torch file, without wrappers' prefixes and without heads.
+
+    Nothing in the file is executed.
+
+    Raises:
+        EncoderError: the file is missing, cannot be read as weights, or holds none.
+    """
+    if not path.is_file():
+        raise EncoderError(f"weights '{path}' do not exist; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # DINO keeps its arguments beside the weights
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
+        raise EncoderError(f"'{path}' holds no readable weights ({_first_line(error)}); give another file") from error
+    state = _find_state(content)
+    if not state:
+        raise EncoderError(f"'{path}' holds no tensors by name; give a file of weights")
+    stripped = {_strip(key): value for key, value in state.items()}
+    return {key: value for key, value in stripped.items() if not HEAD.match(key)}
+
+
+def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> LoadReport:
+    """Load what fits of ``weights`` into ``model`` and report the rest; a position embedding is resampled to fit."""
+    own = model.state_dict()
+    fitting: dict[str, torch.Tensor] = {}
+    resampled: list[str] = []
+    unexpected: list[str] = []
+    for key, value in weights.items():
+        if (
+            key == "pos_embed"
+            and key in own
+            and own[key].shape != value.shape
+            and value.shape[-1] == own[key].shape[-1]
+        ):
+            prefix = int(getattr(model, "num_prefix_tokens", 1))
+            value = resample_abs_pos_embed(value, model.patch_embed.grid_size, num_prefix_tokens=prefix)  # type: ignore
+            resampled.append(key)
+        if key in own and own[key].shape == value.shape:
+            fitting[key] = value
+        else:
+            unexpected.append(f"{key} {tuple(value.shape)}")
+    model.load_state_dict(fitting, strict=False)
+    missing = tuple(key for key in own if key not in fitting)
+    return LoadReport(tuple(fitting), missing, tuple(unexpected), tuple(resampled))
+
+
+def vit_arguments(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the arguments of the vision transformer that ``weights`` (DINO's or DINOv2's key names) belong to.
+
+    Raises:
+        EncoderError: they are not a vision transformer's.
+    """
+    try:
+        dim, _, patch, _ = weights["patch_embed.proj.weight"].shape
+        tokens = weights["pos_embed"].shape[1]
+    except (KeyError, ValueError) as error:
+        raise EncoderError(
+            "the weights are not a vision transformer's (no patch_embed.proj.weight or pos_embed); "
+            "give timm:NAME@FILE to say which model they belong to"
+        ) from error
+    depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
+    grid = round((tokens - 1) ** 0.5)
+    arguments: dict[str, Any] = {"patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": max(1, dim // 64)}
+    arguments["img_size"] = grid * patch
+    if "blocks.0.ls1.gamma" in weights:
+        arguments["init_values"] = 1e-5
+    return arguments
+
+
+def load_dino(path: Path) -> Any:
+    """Return the encoder in a checkpoint of DINO, DINOv2 or Gen-DINO (teacher if both are there).
+
+    Heads are 64 wide, as in every published DINO; ImageNet normalisation.
+
+    Raises:
+        EncoderError: it is not a vision transformer, or some keys do not fit.
+    """
+    from histogen.encoders.base import Encoder, EncoderCard, key_of
+    from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, build_vit
+
+    weights = read_weights(path)
+    arguments = vit_arguments(weights)
+    model = build_vit("vit_small_patch16_224", arguments)
+    check_complete(load_matching(model, weights), what=str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    card = EncoderCard(
+        name=key_of(path.stem, digest),
+        dim=arguments["embed_dim"],
+        image_px=224 if arguments["img_size"] % 14 == 0 and arguments["img_size"] > 224 else arguments["img_size"],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        weights_sha256=digest,
+        source=path.name,
+        supervision="as its authors state",
+    )
+    return Encoder(model, card)
+
+
+def _find_state(content: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in NESTED_KEYS:
+        if isinstance(content.get(key), Mapping):
+            return _find_state(content[key])
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _strip(key: str) -> str:
+    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,191 @@
+"""Encoders that are timm models: building them, loading their weights, and timm's own folder format.
+
+The export is what ``timm.models.save_for_hf`` writes (``config.json``, ``model.safetensors``), so that
+``timm.create_model("local-dir:RUN/encoder", pretrained=True)`` gives the same embeddings, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from histogen.encoders.base import Encoder, EncoderCard, key_of
+from histogen.encoders.checkpoint import check_complete, load_matching, read_weights
+from histogen.errors import EncoderError
+from histogen.files import write_atomic
+
+CARD_NAME = "histogen.json"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def build_vit(name: str, arguments: Mapping[str, Any], *, drop_path: float = 0.0) -> nn.Module:
+    """Return an untrained timm vision transformer without classifier, for any image size that its patch divides.
+
+    Initialised as DINO's (Linear, position and CLS token: truncated normal, 0.02; patch convolution: PyTorch's).
+
+    Raises:
+        EncoderError: timm has no such model, or it does not take these arguments.
+    """
+    try:
+        model = timm.create_model(
+            name,
+            pretrained=False,
+            drop_path_rate=drop_path,
+            **{"dynamic_img_size": True, **arguments, "num_classes": 0},
+        )
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        near = ", ".join(timm.list_models("vit_*patch16_224")[:6])
+        raise EncoderError(f"timm cannot build '{name}' with {dict(arguments)}: {error}; try one of {near}") from error
+    if isinstance(getattr(model, "cls_token", None), nn.Parameter):
+        nn.init.trunc_normal_(model.cls_token, std=0.02)  # type: ignore[arg-type]
+    return model
+
+
+def export_encoder(
+    model: nn.Module,
+    folder: Path,
+    *,
+    name: str,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    image_px: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    source: str,
+    supervision: str,
+) -> EncoderCard:
+    """Write ``model`` as a timm folder with a card, and return the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    temporary = folder / "model.safetensors.tmp"
+    save_file(state, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    config = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": model.num_features,
+        "global_pool": "token",
+        "model_args": {"dynamic_img_size": True, **arguments, "num_classes": 0},
+        "pretrained_cfg": {
+            "tag": "histogen",
+            "input_size": [3, image_px, image_px],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(mean),
+            "std": list(std),
+            "num_classes": 0,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    card = EncoderCard(
+        name=key_of(name, digest),
+        dim=int(model.num_features),  # type: ignore[arg-type]
+        image_px=image_px,
+        mean=mean,
+        std=std,
+        weights_sha256=digest,
+        source=source,
+        supervision=supervision,
+    )
+    write_atomic(folder / CARD_NAME, json.dumps(card.to_json(), indent=1))
+    write_atomic(folder / "config.json", json.dumps(config, indent=1))  # last: its presence says the export is whole
+    return card
+
+
+def load_export(folder: Path, *, name: str) -> Encoder:
+    """Return the encoder in a timm folder, ours or anybody's; ``name`` serves where the folder has no card.
+
+    Raises:
+        EncoderError: the folder is not what timm exports, or its weights do not fit its config.
+    """
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise EncoderError(f"encoder folder '{folder}' has no model.safetensors; export it again")
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise EncoderError(f"encoder folder '{folder}' cannot be loaded by timm: {error}; export it again") from error
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    if (folder / CARD_NAME).is_file():
+        values = json.loads((folder / CARD_NAME).read_text())
+        card = EncoderCard.from_json({**values, "weights_sha256": digest, "name": key_of(name, digest)})
+        return Encoder(model, card)
+    return Encoder(model, _card_of(model, name=name, digest=digest, source=str(folder.name), supervision="unknown"))
+
+
+def load_timm(rest: str) -> Encoder:
+    """Return ``timm:NAME`` with timm's pretrained weights, or ``timm:NAME@FILE`` with those of a local file.
+
+    Raises:
+        EncoderError: no such model, its weights are not to be had, or the file's weights do not fit.
+    """
+    name, _, file = rest.partition("@")
+    if file:
+        model = build_vit(name, {}) if name.startswith("vit") else _create(name, pretrained=False)
+        report = load_matching(model, read_weights(Path(file)))
+        check_complete(report, what=file)
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return Encoder(model, _card_of(model, name=name, digest=digest, source=f"timm:{rest}", supervision="unknown"))
+    model = _create(name, pretrained=True)
+    digest = _state_digest(model)
+    supervision = f"as stated by timm for '{name}'"
+    return Encoder(model, _card_of(model, name=name, digest=digest, source=f"timm:{rest}", supervision=supervision))
+
+
+def load_random(rest: str) -> Encoder:
+    """Return ``random:NAME`` or ``random:NAME@SEED``: an untrained timm model, a baseline for benchmarks."""
+    name, _, seed = rest.partition("@")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed or 0))
+        model = _create(name, pretrained=False)
+    card = _card_of(model, name=f"random-{name}", digest=_state_digest(model), source=f"random:{rest}", supervision="")
+    return Encoder(model, card)
+
+
+def _create(name: str, *, pretrained: bool) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except RuntimeError as error:
+        if not timm.is_model(name.partition(".")[0]) and ":" not in name:
+            raise EncoderError(f"timm has no model '{name}'; see timm.list_models()") from error
+        raise EncoderError(f"no pretrained weights for 'timm:{name}': {error}") from error
+    except OSError as error:  # what huggingface_hub raises when offline and not cached
+        raise EncoderError(
+            f"the weights of 'timm:{name}' are neither in the local cache nor to be fetched; "
+            f"fetch them first or give a file: timm:{name}@weights.safetensors"
+        ) from error
+
+
+def _card_of(model: nn.Module, *, name: str, digest: str, source: str, supervision: str) -> EncoderCard:
+    data = timm.data.resolve_model_data_config(model)
+    return EncoderCard(
+        name=key_of(name, digest),
+        dim=int(model.num_features),  # type: ignore[arg-type]
+        image_px=int(data["input_size"][-1]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        weights_sha256=digest,
+        source=source,
+        supervision=supervision or "none (untrained)",
+    )
+
+
+def _state_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""Encoders: specs, cards, timm's folder format, weights from files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from histogen.encoders.base import Encoder, load_encoder
+from histogen.encoders.checkpoint import load_matching, read_weights, vit_arguments
+from histogen.encoders.timm import build_vit, export_encoder
+from histogen.errors import EncoderError
+
+TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
+MEAN, STD = (0.7, 0.5, 0.6), (0.2, 0.25, 0.15)
+
+
+def tiny_vit(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_vit("vit_small_patch16_224", TINY)
+
+
+def export(model: torch.nn.Module, folder: Path) -> None:
+    export_encoder(
+        model,
+        folder,
+        name="run",
+        architecture="vit_small_patch16_224",
+        arguments=TINY,
+        image_px=32,
+        mean=MEAN,
+        std=STD,
+        source="test",
+        supervision="none",
+    )
+
+
+def test_export_is_bit_equal_through_timm_and_through_us(tmp_path: Path) -> None:
+    model = tiny_vit().eval()
+    export(model, tmp_path / "my run" / "encoder")
+    encoder = load_encoder(tmp_path / "my run")
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'my run' / 'encoder'}", pretrained=True).eval()
+    data = timm.data.resolve_model_data_config(theirs)
+    assert data["mean"] == list(MEAN)
+    assert data["std"] == list(STD)
+    assert data["input_size"] == [3, 32, 32]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255.0 for v in (MEAN, STD))
+    pixels = (images.float() - mean) / std
+    with torch.no_grad():
+        assert torch.equal(model(pixels), theirs(pixels))
+        assert torch.equal(encoder(images), theirs(pixels))
+    assert encoder.card.name == f"my-run-{encoder.card.weights_sha256[:8]}"
+    assert encoder.card.supervision == "none"
+
+
+def test_encoder_resizes_and_takes_floats(tmp_path: Path) -> None:
+    export(tiny_vit(), tmp_path / "encoder")
+    encoder = load_encoder(tmp_path)
+    flat = torch.full((2, 3, 50, 50), 128, dtype=torch.uint8)
+    torch.testing.assert_close(encoder(flat), encoder(torch.full((2, 3, 32, 32), 128.0)), atol=1e-5, rtol=1e-5)
+    assert encoder(flat).dtype == torch.float32
+    assert not encoder.train().training
+    assert all(not p.requires_grad for p in encoder.parameters())
+
+
+def test_different_weights_have_different_names(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        export(tiny_vit(seed), tmp_path / str(seed) / "run" / "encoder")
+    names = {load_encoder(tmp_path / str(seed) / "run").card.name for seed in (0, 1)}
+    assert len(names) == 2
+
+
+def test_any_image_size_that_the_patch_divides() -> None:
+    model = tiny_vit()
+    assert model(torch.zeros(1, 3, 24, 24)).shape == (1, 64)
+
+
+def test_dino_checkpoint_loads_the_teacher(tmp_path: Path) -> None:
+    student, teacher = tiny_vit(1), tiny_vit(2).eval()
+    wrap = {
+        "student": {f"module.backbone.{k}": v for k, v in student.state_dict().items()},
+        "teacher": {f"backbone.{k}": v for k, v in teacher.state_dict().items()} | {"head.mlp.0.weight": torch.ones(2)},
+        "epoch": 3,
+        "args": argparse.Namespace(arch="vit_small"),
+    }
+    torch.save(wrap, tmp_path / "dino.pth")
+    encoder = load_encoder(tmp_path / "dino.pth")
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(encoder.backbone(pixels), teacher(pixels))
+    assert encoder.card.image_px == 32
+    assert encoder.card.mean == (0.485, 0.456, 0.406)
+
+
+def test_a_partial_load_is_an_error_that_lists_the_keys(tmp_path: Path) -> None:
+    state = tiny_vit().state_dict()
+    del state["norm.weight"]
+    state["extra"] = torch.zeros(1)
+    torch.save(state, tmp_path / "part.pth")
+    with pytest.raises(EncoderError, match=r"1 missing \(norm.weight\), 1 unexpected \(extra \(1,\)\)"):
+        load_encoder(tmp_path / "part.pth")
+
+
+def test_load_matching_resamples_the_position_embedding() -> None:
+    large = build_vit("vit_small_patch16_224", {**TINY, "img_size": 64})
+    small = tiny_vit()
+    report = load_matching(small, large.state_dict())
+    assert report.resampled == ("pos_embed",)
+    assert report.complete
+    torch.testing.assert_close(small.pos_embed[:, 0], large.pos_embed[:, 0])
+    assert vit_arguments(large.state_dict()) == {**TINY, "img_size": 64}
+
+
+def test_timm_name_with_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    encoder = load_encoder(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}")
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.backbone(pixels), model.forward_head(model.forward_features(pixels), True))
+    assert encoder.card.dim == 192
+
+
+def test_random_is_the_same_for_the_same_seed_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    a = load_encoder("random:test_vit")
+    assert torch.equal(torch.rand(1), expected)
+    assert a.card.weights_sha256 == load_encoder("random:test_vit@0").card.weights_sha256
+    assert a.card.weights_sha256 != load_encoder("random:test_vit@1").card.weights_sha256
+
+
+def test_colour_histogram_equals_numpy() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    found = load_encoder("colour")(torch.from_numpy(images)).numpy()
+    for b in range(2):
+        expected = [np.histogram(images[b, c], bins=16, range=(0, 256))[0] / 64**2 for c in range(3)]
+        np.testing.assert_allclose(found[b], np.concatenate(expected), atol=1e-6)
+
+
+def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    cases = {
+        str(tmp_path / "none"): "neither a folder nor a file",
+        str(tmp_path / "text.pth"): "holds no readable weights",
+        str(tmp_path / "empty"): "holds no encoder",
+        str(tmp_path / "run"): "its training is not finished",
+        "timm:no_such_model": "timm has no model 'no_such_model'",
+        "timm:vit_tiny_patch16_224": "give a file: timm:vit_tiny_patch16_224@",
+        f"timm:vit_tiny_patch16_224@{tmp_path}/x": "do not exist",
+    }
+    for spec, message in cases.items():
+        with pytest.raises(EncoderError, match=message):
+            load_encoder(spec)
+    with pytest.raises(EncoderError, match="not a vision transformer's"):
+        vit_arguments({"conv.weight": torch.zeros(1)})
+
+
+def test_read_weights_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"model": Encoder}, tmp_path / "code.pth")
+    with pytest.raises(EncoderError, match="no readable weights"):
+        read_weights(tmp_path / "code.pth")
