@@ -71,13 +71,14 @@ DEFAULT_JPEG = JpegSettings()
 
 def encode_jpeg(tile: NDArray[np.uint8], settings: JpegSettings = DEFAULT_JPEG) -> bytes:
     """Encode a tile, uint8 RGB [H, W, 3]; the same pixels and settings give the same bytes."""
-    return imagecodecs.jpeg8_encode(
+    payload = imagecodecs.jpeg8_encode(
         tile,
         level=settings.level,
         subsampling=settings.subsampling,
         colorspace=settings.colorspace_data,
         outcolorspace=settings.colorspace_jpeg,
     )
+    return bytes(payload)
 
 
 def decode_jpeg(

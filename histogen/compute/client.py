@@ -1,0 +1,225 @@
+"""Where units run: in this process, on local Dask processes, or on a running Dask cluster. Dask lives here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from histogen.config import BulkConfig
+from histogen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distributed import Client, SpecCluster
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+CONNECT_SECONDS = 30
+QUIET = logging.ERROR
+MAX_DEATHS = 3
+"""How often the workers of one unit may die before the unit is given up."""
+
+
+class Lost:
+    """Stands for the result of a call whose workers kept dying, or whose scheduler went away."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class Executor(Protocol):
+    """Runs ``function(argument)`` for each argument; yields ``(position, result or Lost)`` as they finish."""
+
+    def map(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
+        """Run all calls, with a bounded number of them submitted at any time."""
+
+
+class InProcess:
+    """One call after the other, here."""
+
+    def map(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
+        """Run all calls in order."""
+        for position, argument in enumerate(arguments):
+            yield position, function(argument)
+
+
+class OnDask:
+    """Calls on the workers of a Dask client."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def map(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
+        """Run all calls; at most two per worker thread are submitted at any time, so that the scheduler stays small."""
+        from distributed import as_completed
+
+        positions: dict[Any, int] = {}
+        submitted = 0
+
+        def submit() -> Any:
+            nonlocal submitted
+            future = self.client.submit(function, arguments[submitted], pure=False)
+            positions[future.key] = submitted
+            submitted += 1
+            return future
+
+        finished = as_completed([submit() for _ in range(min(self._bound(), len(arguments)))])
+        for future in finished:
+            yield positions.pop(future.key), _result(future)
+            future.release()
+            for _ in range(min(self._bound() - len(positions), len(arguments) - submitted)):
+                finished.add(submit())
+
+    def _bound(self) -> int:
+        return 2 * max(1, sum(self.client.nthreads().values()))
+
+
+def _result(future: Any) -> Any:
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker:
+        return Lost(f"its worker died {MAX_DEATHS + 1} times (out of memory?)")
+    except CancelledError as error:
+        return Lost(f"the Dask scheduler gave it up ({error})")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a bulk stage runs; the same units give the same files everywhere.
+
+    ``workers`` local processes of one thread each, or the workers of ``scheduler``, or (neither) this process.
+    Local workers take one CUDA device each, in turn; those of a running scheduler keep what they were started with.
+    """
+
+    workers: int = 0
+    scheduler: str | None = None
+    device: str = "auto"
+
+    @classmethod
+    def from_config(cls, config: BulkConfig) -> Compute:
+        """Take what a bulk command's config says.
+
+        Raises:
+            ConfigError: both local workers and a scheduler are asked for.
+        """
+        if config.workers and config.scheduler:
+            raise ConfigError("--workers and --scheduler were both given; a running scheduler has its own workers")
+        return cls(config.workers, config.scheduler, config.device)
+
+    @contextmanager
+    def open_(self) -> Iterator[Executor]:
+        """Start or connect what is needed, and stop what was started.
+
+        Raises:
+            ConfigError: the scheduler does not answer.
+        """
+        if not self.workers and not self.scheduler:
+            yield InProcess()
+            return
+        with _quiet_dask():
+            if self.scheduler:
+                with _connected(self.scheduler) as client:
+                    yield OnDask(client)
+            else:
+                with _local_cluster(self.workers, self.device) as cluster, _client(cluster) as client:
+                    yield OnDask(client)
+
+
+def _client(address: Any) -> Client:
+    from distributed import Client
+
+    return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Client]:
+    try:
+        client = _client(address)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConfigError(f"no Dask scheduler answers at '{address}' ({error}); check --scheduler") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _quiet_dask() -> Iterator[None]:
+    """Let Dask report errors only, and leave the environment of this process as it was."""
+    import dask
+
+    environment = dict(os.environ)
+    settings = {
+        "distributed.scheduler.allowed-failures": MAX_DEATHS,
+        "distributed.logging": {"distributed": "error", "distributed.nanny": "critical"},
+        # distributed sets OMP_NUM_THREADS=1 in *this* process too, which would slow a later stage down
+        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536},
+    }
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.nanny", "distributed.scheduler")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with dask.config.set(settings):
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+@contextmanager
+def _local_cluster(workers: int, device: str) -> Iterator[SpecCluster]:
+    """Start worker processes on this machine; they end with it, or when this process dies in any way."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    common = {"nthreads": 1, "host": "127.0.0.1", "protocol": "tcp://", "memory_limit": 0, "dashboard": False}
+    specs = {
+        number: {"cls": Nanny, "options": {**common, "silence_logs": QUIET, "env": environment}}
+        for number, environment in enumerate(worker_environments(workers, device, num_gpus()))
+    }
+    head = {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False}
+    with SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET) as cluster:
+        yield cluster
+
+
+def worker_environments(workers: int, device: str, gpus: int) -> list[dict[str, str]]:
+    """Return the environment of each local worker: its share of the cores, and one CUDA device where there are any.
+
+    Raises:
+        ConfigError: CUDA is asked for and the machine has no device.
+    """
+    if device == "cuda" and not gpus:
+        raise ConfigError("--device cuda was given but no CUDA device is there; use --device cpu")
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    share = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    if device == "cpu" or not gpus:
+        return [dict(share) for _ in range(workers)]
+    visible = _visible_devices(gpus)
+    return [{**share, "CUDA_VISIBLE_DEVICES": visible[number % len(visible)]} for number in range(workers)]
+
+
+def num_gpus() -> int:
+    """Return the number of CUDA devices this process may use, without loading CUDA."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+        return len([name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")])
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listing = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)  # noqa: S603
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+
+
+def _visible_devices(gpus: int) -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in visible.split(",")] if visible else [str(number) for number in range(gpus)]
