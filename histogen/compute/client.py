@@ -21,7 +21,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 CONNECT_SECONDS = 30
-QUIET = logging.ERROR
+QUIET = logging.CRITICAL
 MAX_DEATHS = 3
 """How often the workers of one unit may die before the unit is given up."""
 
@@ -69,7 +69,7 @@ class OnDask:
             submitted += 1
             return future
 
-        finished = as_completed([submit() for _ in range(min(self._bound(), len(arguments)))])
+        finished = as_completed([submit() for _ in range(min(self._bound(), len(arguments)))], loop=self.client.loop)
         for future in finished:
             yield positions.pop(future.key), _result(future)
             future.release()
@@ -155,11 +155,12 @@ def _connected(address: str) -> Iterator[Client]:
 def _quiet_dask() -> Iterator[None]:
     """Let Dask report errors only, and leave the environment of this process as it was."""
     import dask
+    import distributed  # noqa: F401 - first, or leaving dask.config.set would take distributed's settings away
 
     environment = dict(os.environ)
     settings = {
         "distributed.scheduler.allowed-failures": MAX_DEATHS,
-        "distributed.logging": {"distributed": "error", "distributed.nanny": "critical"},
+        "distributed.logging": {"distributed": "critical"},
         # distributed sets OMP_NUM_THREADS=1 in *this* process too, which would slow a later stage down
         "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536},
     }

@@ -1,0 +1,206 @@
+"""The shard map: the same on one process and on Dask; failures, deaths and kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from histogen.compute.client import Compute, worker_environments
+from histogen.compute.run import run_units
+from histogen.config import BulkConfig
+from histogen.errors import ConfigError, SlideError
+
+HERE = str(Path(__file__).resolve().parent)
+
+
+@dataclass(frozen=True)
+class Number:
+    value: int
+    folder: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"n{self.value}"
+
+    @property
+    def num_items(self) -> int:
+        return 10
+
+
+def square(unit: Number, *, bias: int = 0) -> dict[str, int]:
+    if unit.value == 3:
+        raise SlideError("slide '3' is empty; delete it")
+    if unit.value == 4:
+        raise ZeroDivisionError("oh")
+    return {"square": unit.value**2 + bias, "pid": os.getpid()}
+
+
+def die_once(unit: Number) -> dict[str, bool]:
+    """Kill this worker process the first time that unit 1 is tried."""
+    mark = Path(unit.folder) / "tried"
+    if unit.value == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"tried_before": mark.exists()}
+
+
+def die_always(unit: Number) -> None:
+    if unit.value == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def report_environment(unit: Number) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+
+
+@pytest.fixture
+def _importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes must find this module by its name."""
+    monkeypatch.setenv("PYTHONPATH", HERE, prepend=os.pathsep)
+    monkeypatch.syspath_prepend(HERE)
+
+
+def here() -> object:
+    """Return this module under the name that a worker process imports."""
+    import importlib
+
+    return importlib.import_module("test_run")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_results_come_in_order_and_failures_are_sentences(workers: int) -> None:
+    units = [here().Number(n) for n in range(9)]
+    report = run_units(partial(here().square, bias=1), units, compute=Compute(workers), description="squares")
+    assert [(key, result["square"]) for key, result in report.results] == [
+        (f"n{n}", n * n + 1) for n in range(9) if n not in (3, 4)
+    ]
+    assert [f.key for f in report.failures] == ["n3", "n4"]
+    assert str(report.failures[0]) == "n3: slide '3' is empty; delete it"
+    assert report.failures[1].sentence.startswith("ZeroDivisionError: oh (test_run.py:")
+    assert (report.done, report.items) == (7, 70)
+    pids = {result["pid"] for _, result in report.results}
+    assert (os.getpid() in pids) == (workers == 0)
+    assert "OMP_NUM_THREADS" not in os.environ or workers == 0 or os.environ["OMP_NUM_THREADS"] != "unset"
+
+
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_the_unit_of_a_killed_worker_is_tried_again(tmp_path: Path) -> None:
+    units = [here().Number(n, str(tmp_path)) for n in range(4)]
+    report = run_units(here().die_once, units, compute=Compute(2), description="deaths")
+    assert not report.failures
+    assert report.done == 4
+    assert (tmp_path / "tried").exists()
+
+
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_a_unit_that_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
+    report = run_units(
+        here().die_always, [here().Number(n) for n in range(4)], compute=Compute(1), description="deaths"
+    )
+    assert [f.key for f in report.failures] == ["n1"]
+    assert "died 4 times" in report.failures[0].sentence
+    assert report.done == 3
+
+
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_the_environment_of_this_process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    report = run_units(
+        here().report_environment, [here().Number(0)], compute=Compute(1, device="cpu"), description="env"
+    )
+    assert report.results[0][1]["OMP_NUM_THREADS"] == str(os.cpu_count())
+    assert dict(os.environ) == before
+
+
+def test_each_local_worker_takes_one_gpu_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    pinned = worker_environments(3, "auto", 2)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in pinned] == ["0", "1", "0"]
+    assert all("CUDA_VISIBLE_DEVICES" not in environment for environment in worker_environments(2, "cpu", 2))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in worker_environments(2, "cuda", 2)] == ["5", "7"]
+    with pytest.raises(ConfigError, match="no CUDA device is there"):
+        worker_environments(2, "cuda", 0)
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    report = run_units(square, [], compute=Compute(2), description="nothing", items_done=5)
+    assert (report.done, report.failures, report.results) == (0, (), ())
+
+
+def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histogen.compute.client.CONNECT_SECONDS", 0.5)
+    with pytest.raises(ConfigError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
+        run_units(square, [Number(1)], compute=Compute(scheduler="tcp://127.0.0.1:9"), description="nobody")
+
+
+def test_workers_and_scheduler_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="both given"):
+        Compute.from_config(BulkConfig(out=tmp_path, workers=1, scheduler="tcp://a:1"))
+
+
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_the_same_units_run_on_a_running_scheduler() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0) as cluster:
+        compute = Compute(scheduler=cluster.scheduler_address)
+        report = run_units(here().square, [here().Number(n) for n in range(12)], compute=compute, description="remote")
+    assert report.done == 10
+    assert os.getpid() not in {result["pid"] for _, result in report.results}
+
+
+SLEEPER = """
+import sys, time, os
+sys.path.insert(0, {here!r})
+import test_run
+from histogen.compute.client import Compute
+from histogen.compute.run import run_units
+if __name__ == "__main__":
+    units = [test_run.Number(n, {folder!r}) for n in range(4)]
+    run_units(test_run.sleep_long, units, compute=Compute(2), description="sleep")
+"""
+
+
+def sleep_long(unit: Number) -> None:
+    (Path(unit.folder) / f"{os.getpid()}.pid").touch()
+    time.sleep(60)
+
+
+def test_a_killed_client_leaves_no_workers_behind(tmp_path: Path) -> None:
+    script = tmp_path / "sleeper.py"
+    script.write_text(SLEEPER.format(here=HERE, folder=str(tmp_path)))
+    client = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": HERE})
+    try:
+        _wait_until(lambda: len(list(tmp_path.glob("*.pid"))) >= 2)
+        pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
+        assert client.pid not in pids
+    finally:
+        client.send_signal(signal.SIGKILL)
+        client.wait()
+    _wait_until(lambda: not any(_alive(pid) for pid in pids))
+
+
+def _wait_until(condition: object, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
