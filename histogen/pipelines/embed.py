@@ -1,0 +1,168 @@
+"""``histogen embed``: one embedding per tile, written into the tile stores themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from histogen.compute.client import Compute
+from histogen.compute.run import run_units
+from histogen.config import BulkConfig
+from histogen.encoders.base import Encoder, load_encoder
+from histogen.errors import EncoderError, OutputExistsError
+from histogen.pipelines.outputs import Outcome
+from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
+from histogen.training.processes import resolve_device
+
+GROUP = "embeddings"
+
+
+class EmbedConfig(BulkConfig):
+    """What ``histogen embed`` understands; the embeddings go into the stores, so ``out`` has no meaning here."""
+
+    out: Path = Path()
+    """Not used: each store takes its own embeddings."""
+    tiles: list[Path]
+    """Tile stores, folders of them, or manifests."""
+    encoder: str
+    """A run of ``histogen pretrain``, ``timm:NAME``, ``timm:NAME@FILE``, or a DINO ``.pth``."""
+    batch: int = Field(default=64, ge=1)
+    """Tiles per forward pass. Every pass has exactly this many (the last one padded): bytes depend on nothing else."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; bfloat16 is faster where the hardware has it, and differs in the third digit."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How embeddings are stored."""
+
+
+@dataclass(frozen=True)
+class EmbedUnit:
+    """One shard of one store."""
+
+    store: Path
+    shard: int
+    num_items: int
+    spec: str
+    rows: str
+    batch: int
+    precision: str
+    device: str
+
+    @property
+    def key(self) -> str:
+        """What messages call it."""
+        return f"{self.store.stem}/{self.shard}"
+
+
+def run(config: EmbedConfig) -> Outcome:
+    """Embed every tile that has no embedding by this encoder yet.
+
+    Raises:
+        OutputExistsError: a store has embeddings by this encoder and neither resume nor overwrite is set.
+        EncoderError, StoreError: the encoder or a store cannot be used.
+    """
+    resolve_device(config.device)  # a missing GPU is said before any work
+    encoder = load_encoder(config.encoder)
+    stores = TileSet.open_(list(config.tiles)).stores
+    rows = f"{GROUP}/{encoder.card.name}"
+    _check_existing(stores, rows, config)
+    attributes = {"card": encoder.card.to_json(), "batch": config.batch, "precision": config.precision}
+    for store in stores:
+        store.create_rows(rows, (store.num_tiles, encoder.card.dim), config.dtype, attributes=attributes)
+    missing = [(store, shard) for store in stores for shard in store.missing_shards(rows)]
+    units = [
+        EmbedUnit(
+            store.path.resolve(), shard, len(store.shard_range(shard)), _absolute(config.encoder), rows, config.batch,
+            config.precision, config.device,
+        )
+        for store, shard in missing
+    ]  # fmt: skip
+    total = sum(store.num_tiles for store in stores)
+    done = total - sum(unit.num_items for unit in units)
+    report = run_units(embed_shard, units, compute=Compute.from_config(config), description="embed", items_done=done)
+    failures = tuple(str(failure) for failure in report.failures)
+    summary = f"{total:,} tiles of {len(stores)} stores have embeddings [{encoder.card.dim}] by {encoder.card.name}"
+    if failures:
+        summary = f"{done + report.items:,} of {summary}; {len(failures)} shards failed"
+    return Outcome(
+        config.out, summary, failures, {"name": encoder.card.name, "tiles": total, "seconds": report.seconds}
+    )
+
+
+def ensure_embeddings(
+    tiles: Sequence[Path], encoder: str, *, device: str = "auto", workers: int = 0, scheduler: str | None = None
+) -> str:
+    """Embed what is missing and return the encoder's name, the key of its embeddings in the stores.
+
+    Raises:
+        EncoderError: some shards could not be embedded.
+    """
+    config = EmbedConfig(
+        tiles=list(tiles), encoder=encoder, device=device, workers=workers, scheduler=scheduler, resume=True
+    )  # type: ignore[arg-type]
+    outcome = run(config)
+    if outcome.failures:
+        raise EncoderError(f"{len(outcome.failures)} shards could not be embedded, the first: {outcome.failures[0]}")
+    return str(outcome.results["name"])
+
+
+def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
+    """Embed the tiles of one shard in passes of exactly ``unit.batch``, and write them; absent tiles get zeros."""
+    store = TileStore.open_(unit.store)
+    encoder = _cached_encoder(unit.spec, unit.device)
+    indices = np.array(store.shard_range(unit.shard), dtype=np.int64)
+    present = store.tile_ok[indices]
+    values = np.zeros((len(indices), encoder.card.dim), np.float32)
+    wanted = np.flatnonzero(present)
+    for start in range(0, len(wanted), unit.batch):
+        part = wanted[start : start + unit.batch]
+        pixels = np.zeros((unit.batch, store.tile_px, store.tile_px, 3), np.uint8)
+        for k, position in enumerate(part):
+            store.read_tile(int(indices[position]), pixels[k])
+        values[part] = embed_batch(encoder, pixels, unit.precision)[: len(part)]
+    dtype = store.rows(unit.rows).layout.dtype
+    stored = values.astype(dtype)
+    store.write_rows(unit.rows, unit.shard, stored)
+    note = {"count": len(wanted), "sha256": hashlib.sha256(stored.tobytes()).hexdigest()}
+    store.commit(unit.rows, unit.shard, note)
+    return note
+
+
+def embed_batch(encoder: Encoder, pixels: np.ndarray, precision: str = "float32") -> np.ndarray:
+    """Return float32 [B, D] of uint8 RGB tiles [B, H, W, 3]."""
+    device = encoder.mean.device
+    images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return encoder(images).float().cpu().numpy()
+
+
+@lru_cache(maxsize=2)
+def _cached_encoder(spec: str, device: str) -> Encoder:
+    return load_encoder(spec, resolve_device(device))
+
+
+def _absolute(spec: str) -> str:
+    """Return a path that holds in a worker's folder too."""
+    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
+def _check_existing(stores: Sequence[TileStore], rows: str, config: EmbedConfig) -> None:
+    there = [store for store in stores if (store.path / rows / "zarr.json").exists()]
+    if config.overwrite:
+        for store in there:
+            shutil.rmtree(store.path / "ledger" / rows, ignore_errors=True)  # first: without notes nothing is done
+            shutil.rmtree(store.path / rows)
+    elif there and not config.resume:
+        raise OutputExistsError(
+            f"store '{there[0].path}' has embeddings by '{rows.partition('/')[2]}'; "
+            "pass --resume to add what is missing or --overwrite to redo them"
+        )

@@ -1,0 +1,147 @@
+"""``embed``: values, bytes that depend on nothing but the tiles and the encoder, resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from histogen.encoders.base import load_encoder
+from histogen.encoders.timm import build_vit, export_encoder
+from histogen.errors import ConfigError, EncoderError, OutputExistsError
+from histogen.pipelines import embed
+from histogen.pipelines.embed import EmbedConfig, ensure_embeddings
+from histogen.store.jpeg import encode_jpeg
+from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
+
+ARGUMENTS = {"img_size": 16, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
+
+
+def make_store(path: Path, num_tiles: int = 21, *, absent: tuple[int, ...] = (), seed: int = 0) -> TileStore:
+    rng = np.random.default_rng(seed)
+    store = TileStore.create(
+        path, kind="slide", store_id=path.stem, tile_px=16, mpp=0.5, num_tiles=num_tiles, provenance={}
+    )
+    tiles = rng.integers(0, 256, (num_tiles, 16, 16, 3), dtype=np.uint8)
+    payloads = [None if i in absent else encode_jpeg(tile) for i, tile in enumerate(tiles)]
+    for shard in range(store.num_shards):
+        store.commit("tiles", shard, store.write_tiles(shard, [payloads[i] for i in store.shard_range(shard)]))
+    return store
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    export_encoder(
+        build_vit("vit_small_patch16_224", ARGUMENTS), tmp_path / "run" / "encoder", name="run",
+        architecture="vit_small_patch16_224", arguments=ARGUMENTS, image_px=16, mean=(0.5,) * 3, std=(0.2,) * 3,
+        source="test", supervision="none",
+    )  # fmt: skip
+    return str(tmp_path / "run")
+
+
+def config(store: Path, encoder: str, **changes: object) -> EmbedConfig:
+    return EmbedConfig(tiles=[store], encoder=encoder, batch=4, **changes)
+
+
+def rows_bytes(store: Path) -> dict[str, bytes]:
+    files = [p for p in [*store.glob("embeddings/**/*"), *store.glob("ledger/embeddings/**/*")] if p.is_file()]
+    return {str(p.relative_to(store)): p.read_bytes() for p in files}
+
+
+def test_embeddings_equal_the_encoder_on_each_tile(tmp_path: Path, encoder: str) -> None:
+    make_store(tmp_path / "a.zarr", absent=(3, 20))
+    outcome = embed.run(config(tmp_path / "a.zarr", encoder))
+    tiles = TileSet.open_(tmp_path / "a.zarr")
+    assert outcome.exit_code == 0
+    assert len(tiles) == 19
+    loaded = load_encoder(encoder)
+    assert tiles.embedding_names == [loaded.card.name] == [outcome.results["name"]]
+    with torch.no_grad():
+        expected = loaded(torch.from_numpy(tiles.read_tiles(range(19))).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(tiles.embeddings(), expected.numpy(), atol=1e-5)
+    assert TileStore.open_(tmp_path / "a.zarr").rows_attributes(f"embeddings/{loaded.card.name}")["card"]["dim"] == 64
+
+
+def test_existing_embeddings_are_left_alone_resumed_or_redone(tmp_path: Path, encoder: str) -> None:
+    store = make_store(tmp_path / "a.zarr")
+    embed.run(config(store.path, encoder))
+    before = rows_bytes(store.path)
+    with pytest.raises(OutputExistsError, match="pass --resume to add what is missing"):
+        embed.run(config(store.path, encoder))
+    embed.run(config(store.path, encoder, resume=True))
+    embed.run(config(store.path, encoder, overwrite=True))
+    assert rows_bytes(store.path) == before
+
+
+def test_ensure_embeddings_computes_once(tmp_path: Path, encoder: str) -> None:
+    store = make_store(tmp_path / "a.zarr")
+    name = ensure_embeddings([store.path], encoder)
+    chunk = next(store.path.glob(f"embeddings/{name}/c/0*/*"))
+    stamp = chunk.stat().st_mtime_ns
+    assert ensure_embeddings([store.path], encoder) == name
+    assert chunk.stat().st_mtime_ns == stamp
+
+
+def test_bytes_do_not_depend_on_where_and_in_what_order_shards_are_made(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histogen.store.layout.SHARD_TILES", 6)
+    whole, workers, killed = (make_store(tmp_path / d / "a.zarr") for d in ("whole", "workers", "killed"))
+    embed.run(config(whole.path, encoder))
+    embed.run(config(workers.path, encoder, workers=2))
+    assert rows_bytes(workers.path) == rows_bytes(whole.path)
+    script = f"""
+import sys, time
+from pathlib import Path
+from histogen.pipelines import embed
+inner = embed.embed_batch
+embed.embed_batch = lambda *a: (time.sleep(0.1), inner(*a))[1]
+embed.run(embed.EmbedConfig(tiles=[Path({str(killed.path)!r})], encoder={encoder!r}, batch=4))
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(killed.path.glob("ledger/embeddings/*/1.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert 0 < len(list(killed.path.glob("ledger/embeddings/*/*.json"))) < 4
+    embed.run(config(killed.path, encoder, resume=True))
+    assert rows_bytes(killed.path) == rows_bytes(whole.path)
+
+
+def test_bad_input_is_said_before_any_work(tmp_path: Path, encoder: str) -> None:
+    store = make_store(tmp_path / "a.zarr")
+    with pytest.raises(EncoderError, match="neither a folder nor a file"):
+        embed.run(config(store.path, str(tmp_path / "nothing")))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="torch sees no GPU"):
+            embed.run(config(store.path, encoder, device="cuda"))
+    assert rows_bytes(store.path).keys() == {"embeddings/zarr.json"}
+
+
+def test_a_damaged_tile_fails_its_shard_only(tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histogen.store.layout.SHARD_TILES", 6)
+    store = make_store(tmp_path / "a.zarr")
+    inner = TileStore.read_tile
+
+    def read(self: TileStore, index: int, out: np.ndarray | None = None) -> np.ndarray:
+        if index == 7:
+            from histogen.errors import StoreError
+
+            raise StoreError("tile 7 does not decode")
+        return inner(self, index, out)
+
+    monkeypatch.setattr(TileStore, "read_tile", read)
+    outcome = embed.run(config(store.path, encoder))
+    assert outcome.failures == ("a/1: tile 7 does not decode",)
+    assert outcome.exit_code == 1
+    assert TileStore.open_(store.path).missing_shards(f"embeddings/{outcome.results['name']}") == [1]
