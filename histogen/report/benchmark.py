@@ -1,0 +1,135 @@
+"""The benchmark in a report: what was shown, in words that claim no more; a table and forest plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from histogen.report import page
+from histogen.report.charts import Estimate, forest_plot
+
+TESTS = {"knn": "k-NN", "linear": "linear probe", "simpleshot": "SimpleShot"}
+TONES: dict[str, page.Tone] = {"better": "good", "worse": "bad"}
+
+
+def difference_sentence(difference: Mapping[str, Any]) -> str:
+    """Return one honest sentence: ``Gen-DINO − DINO = +1.5 points [0.2, 2.9] k-NN …: better``."""
+    low, high = difference["ci95"]
+    test, _, metric = str(difference["metric"]).partition(".")
+    return (
+        f"{difference['a']} − {difference['b']} = {100 * difference['delta']:+.1f} points "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {TESTS.get(test, test)} {metric.replace('_', ' ')}: "
+        f"{difference['verdict']}"
+    )
+
+
+def headline(benchmark: Mapping[str, Any]) -> str:
+    """Return the verdict on the first pair of encoders by balanced accuracy, one box per test."""
+    differences = [d for d in benchmark["differences"] if d["metric"].endswith("balanced_accuracy")]
+    first = [d for d in differences if (d["a"], d["b"]) == (differences[0]["a"], differences[0]["b"])]
+    return "".join(
+        page.verdict(difference_sentence(d), detail=_detail(d, benchmark), tone=TONES.get(d["verdict"], "plain"))
+        for d in first
+    )
+
+
+def benchmark_section(benchmark: Mapping[str, Any]) -> page.Section:
+    """Return the table with intervals, the forest plots, the differences and how all of it was measured."""
+    clusters = benchmark["clusters"]
+    counts = {
+        "training tiles": f"{benchmark['num_train']:,}",
+        "test tiles": f"{benchmark['num_test']:,}",
+        "classes": len(benchmark["classes"]),
+        f"test {clusters['unit']}s resampled": f"{clusters['count']:,}",
+    }
+    blocks = [page.facts(counts), page.table(*score_table(benchmark)), _accuracy_plot(benchmark["encoders"])]
+    if benchmark["differences"]:
+        blocks += [
+            page.heading("Differences on the same test tiles"),
+            page.table(*difference_table(benchmark["differences"])),
+            _difference_plot(benchmark["differences"]),
+        ]
+    blocks += [page.paragraph(note, quiet=True) for note in benchmark["notes"]]
+    return page.section(
+        "Benchmark",
+        *blocks,
+        intro=f"Classification of tiles from frozen embeddings. Split: {benchmark['split']['how']}. In brackets: "
+        f"95 % bootstrap intervals over test {clusters['unit']}s. Labels are read by this benchmark alone.",
+    )
+
+
+def score_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: one row per encoder, balanced accuracy and macro F1 of every test in percent."""
+    tests = [test for test in TESTS if any(test in encoder for encoder in benchmark["encoders"])]
+    header = ["encoder"]
+    for test in tests:
+        header += [f"{TESTS[test]}, balanced accuracy %", f"{TESTS[test]}, macro F1 %"]
+    rows = []
+    for encoder in benchmark["encoders"]:
+        row = [str(encoder["name"])]
+        for test in tests:
+            result = encoder[test]
+            row.append(interval_text(result["balanced_accuracy"], result["ci95"]))
+            row.append(interval_text(result["macro_f1"], result["macro_f1_ci95"]))
+        rows.append(row)
+    return header, rows
+
+
+def difference_table(differences: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the paired differences, in points."""
+    header = ["a − b", "test", "points [95 % interval]", "p", "verdict"]
+    rows = []
+    for d in differences:
+        test, _, metric = str(d["metric"]).partition(".")
+        points = f"{100 * d['delta']:+.1f} [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"
+        name = f"{TESTS.get(test, test)}, {metric.replace('_', ' ')}"
+        rows.append([f"{d['a']} − {d['b']}", name, points, f"{d['p']:.3f}", str(d["verdict"])])
+    return header, rows
+
+
+def interval_text(value: float, interval: Sequence[float]) -> str:
+    """Return ``70.9 [68.1, 73.4]``, in percent."""
+    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _detail(difference: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+    encoders = {encoder["name"]: encoder for encoder in benchmark["encoders"]}
+    test = difference["metric"].partition(".")[0]
+    values = [
+        f"{name} {interval_text(encoders[name][test]['balanced_accuracy'], encoders[name][test]['ci95'])} %"
+        for name in (difference["b"], difference["a"])
+    ]
+    unit, count = benchmark["clusters"]["unit"], benchmark["clusters"]["count"]
+    return f"{'; '.join(values)}; p = {difference['p']:.3f}; {benchmark['num_test']:,} test tiles, {count:,} {unit}s."
+
+
+def _accuracy_plot(encoders: Sequence[Mapping[str, Any]]) -> str:
+    estimates = [
+        _estimate(
+            f"{encoder['name']}, {TESTS[test]}", encoder[test]["balanced_accuracy"], encoder[test]["ci95"], number
+        )
+        for test in TESTS
+        for number, encoder in enumerate(encoders)
+        if test in encoder
+    ]
+    return forest_plot(estimates, title="Balanced accuracy with 95 % intervals", x_label="balanced accuracy, %")
+
+
+def _difference_plot(differences: Sequence[Mapping[str, Any]]) -> str:
+    pairs = list(dict.fromkeys((d["a"], d["b"]) for d in differences))
+    estimates = [
+        _estimate(
+            f"{d['a']} − {d['b']}, {TESTS[d['metric'].partition('.')[0]]}",
+            d["delta"],
+            d["ci95"],
+            pairs.index((d["a"], d["b"])),
+        )
+        for d in differences
+        if d["metric"].endswith("balanced_accuracy")
+    ]
+    title = "Differences in balanced accuracy with 95 % intervals"
+    return forest_plot(estimates, title=title, x_label="points", zero_line=True)
+
+
+def _estimate(name: str, value: float, interval: Sequence[float], colour: int) -> Estimate:
+    return Estimate(name, 100 * value, 100 * interval[0], 100 * interval[1], colour)

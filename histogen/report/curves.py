@@ -1,0 +1,59 @@
+"""Loss curves from ``metrics.jsonl``: runs that belong together share a chart for each quantity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from histogen.errors import HistogenError
+from histogen.report import page
+from histogen.report.charts import Series, line_chart
+from histogen.report.stages import Training
+
+FIRST_KEYS = ("loss", "held_out_loss")
+
+
+def training_section(trainings: Sequence[Training]) -> page.Section:
+    """Return a group of charts per training; a run with no recorded step is said so."""
+    blocks = []
+    for training in trainings:
+        blocks.append(page.heading(training.title))
+        charts = _charts(training)
+        blocks.append(page.rows_of(charts) if charts else page.paragraph("No step was recorded.", quiet=True))
+    return page.section("Training", *blocks, intro="Faint: every logged value. Bold: the running mean.")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a ``metrics.jsonl``; empty when the file is not there.
+
+    Raises:
+        HistogenError: a line is not JSON; the message names it.
+    """
+    rows: list[dict[str, float]] = []
+    if not path.exists():
+        return rows
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise HistogenError(f"line {number} of '{path}' is not JSON; delete it, or the run with it") from error
+    return rows
+
+
+def _charts(training: Training) -> list[str]:
+    runs = {curve.name: read_metrics(curve.metrics) for curve in training.curves}
+    recorded = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row))
+    usual = [key for key in FIRST_KEYS if key in recorded]
+    keys = list(training.keys) or [*usual, *[k for k in recorded if k not in (*usual, "step")]]
+    charts = []
+    for key in keys:
+        series = [_series(name, rows, key) for name, rows in runs.items()]
+        if shown := [one for one in series if one.x]:
+            charts.append(line_chart(shown, title=key.replace("_", " ")))
+    return charts
+
+
+def _series(name: str, rows: Sequence[dict[str, float]], key: str) -> Series:
+    points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+    return Series(name, [float(x) for x, _ in points], [float(y) for _, y in points])

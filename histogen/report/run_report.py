@@ -1,0 +1,127 @@
+"""The report of a chain: slides, synthetic tiles, curves, benchmark, configs, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from histogen.report import page
+from histogen.report.benchmark import benchmark_section, headline
+from histogen.report.curves import training_section
+from histogen.report.stages import InterpolationRow, RunReport, SlidePicture, SourceRow, StageTime
+
+MAX_SLIDES_IN_FULL = 12
+
+
+def write_report(path: Path, report: RunReport) -> Path:
+    """Write ``report`` as one self-contained HTML file and return its path."""
+    return page.write_page(path, report_html(report))
+
+
+def report_html(report: RunReport) -> str:
+    """Return the page of ``report``; a part that the report does not hold is left out."""
+    sections: list[page.Section] = []
+    if report.benchmark is not None:
+        sections.append(benchmark_section(report.benchmark))
+    if report.slides:
+        sections.append(slides_section(report.slides))
+    if report.sources:
+        sections.append(synthesis_section(report.sources))
+    if report.interpolations:
+        sections.append(interpolation_section(report.interpolations))
+    if report.training:
+        sections.append(training_section(report.training))
+    if report.stages:
+        sections.append(stages_section(report.stages))
+    if report.configs:
+        blocks = [page.folded(name, text) for name, text in report.configs.items()]
+        sections.append(page.section("Configs", *blocks, intro="Every setting, as resolved; each opens on a click."))
+    if report.provenance:
+        rows = list(report.provenance.items())
+        sections.append(page.section("Provenance", page.table(["what", "value"], rows)))
+    lead = (headline(report.benchmark) if report.benchmark is not None else "") + (
+        page.facts(report.facts) if report.facts else ""
+    )
+    return page.render_page(report.title, subtitle=report.subtitle, sections=sections, lead=lead)
+
+
+def slides_section(slides: Sequence[SlidePicture]) -> page.Section:
+    """Return the slides with their kept tiles; beyond a dozen, the rest as a table."""
+    blocks = [
+        page.facts({"slides": len(slides), "tiles kept": f"{sum(slide.num_tiles for slide in slides):,}"}),
+        page.rows_of([_slide(slide) for slide in slides[:MAX_SLIDES_IN_FULL]]),
+    ]
+    if rest := slides[MAX_SLIDES_IN_FULL:]:
+        names = ["slide", "tiles kept"]
+        blocks.append(page.table(names, [(s.slide_id, f"{s.num_tiles:,}") for s in rest], numbers=[1]))
+    return page.section("Slides", *blocks, intro="The marked squares are the tiles that were kept.")
+
+
+def _slide(slide: SlidePicture) -> str:
+    notes = [f"{name} {value}" for name, value in slide.facts.items()]
+    caption = " · ".join([slide.slide_id, f"{slide.num_tiles:,} tiles", *notes])
+    blocks = []
+    if slide.thumbnail is not None and slide.boxes is not None:
+        blocks.append(page.marked_picture(slide.thumbnail, slide.boxes, caption))
+    elif slide.thumbnail is not None:
+        blocks.append(page.figure(slide.thumbnail, caption, max_px=768))
+    else:
+        blocks.append(page.paragraph(caption, quiet=True))
+    if slide.tiles:
+        blocks.append(page.strip(list(slide.tiles), columns=max(6, len(slide.tiles)), max_px=128))
+    return f"<div>{''.join(blocks)}</div>"
+
+
+def synthesis_section(rows: Sequence[SourceRow]) -> page.Section:
+    """Return each real tile beside the generative tiles sampled from its embedding."""
+    strips = []
+    for row in rows:
+        cosines = [f"cos {value:.2f}" for value in row.consistency] or [""] * len(row.samples)
+        strips.append(
+            page.strip([row.source, *row.samples], ["real", *cosines], given=[0], caption=row.caption, max_px=160)
+        )
+    intro = (
+        "Framed: a real tile. Beside it: tiles sampled by the E-LDM from that tile's embedding alone. They should "
+        "differ in place and shape, and agree in kind."
+    )
+    if any(row.consistency for row in rows):
+        intro += " cos is the cosine between the embedding of the sample and the one that it was made from."
+    return page.section("Real and generative tiles", page.rows_of(strips), intro=intro)
+
+
+def interpolation_section(rows: Sequence[InterpolationRow]) -> page.Section:
+    """Return rows of samples between two real tiles."""
+    strips = []
+    for row in rows:
+        order = sorted(range(len(row.alphas)), key=lambda i: -row.alphas[i])
+        pictures = [row.source, *[row.samples[i] for i in order], row.partner]
+        names = ["source", *[f"α = {row.alphas[i]:g}" for i in order], "partner"]
+        strips.append(page.strip(pictures, names, given=[0, len(pictures) - 1], caption=row.caption, max_px=160))
+    return page.section(
+        "Interpolated tiles",
+        page.rows_of(strips, wide=True),
+        intro="Framed: two real tiles. Between them: samples from slerp(source, partner, α) of their embeddings; α is "
+        "the weight of the source, so α = 1 should look like the left tile and α = 0 like the right one.",
+    )
+
+
+def stages_section(stages: Sequence[StageTime]) -> page.Section:
+    """Return the stages with their times, and every failure."""
+    rows = [(stage.name, duration(stage.seconds), stage.summary) for stage in stages]
+    rows.append(("all", duration(sum(stage.seconds for stage in stages)), ""))
+    failed = [f"{stage.name}: {failure}" for stage in stages for failure in stage.failures]
+    blocks = [page.table(["stage", "time", "what it did"], rows, numbers=[1])]
+    if failed:
+        blocks += [page.heading("Failures"), page.failures(failed)]
+    return page.section("Stages", *blocks)
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: ``8.2 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"

@@ -1,0 +1,100 @@
+"""What a report is told about each stage: plain records of arrays, numbers and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histogen.report.pictures import Picture
+
+Tile = NDArray[np.uint8]
+"""uint8 RGB [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class SlidePicture:
+    """A slide, its thumbnail, some of the tiles kept, and where all of them lie.
+
+    ``boxes`` [N, 4] are x, y, width, height of the kept tiles as fractions of the thumbnail; leave it out when the
+    thumbnail shows them already.
+    """
+
+    slide_id: str
+    num_tiles: int
+    thumbnail: Picture | None = None
+    tiles: Sequence[Tile] = ()
+    boxes: NDArray[np.floating] | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A real tile and the generative tiles sampled from its embedding; ``consistency`` are their cosines with it."""
+
+    source: Tile
+    samples: Sequence[Tile]
+    caption: str = ""
+    consistency: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class InterpolationRow:
+    """Two real tiles and what was sampled between them; alpha is the weight of ``source`` (1 gives it back)."""
+
+    source: Tile
+    partner: Tile
+    alphas: Sequence[float]
+    samples: Sequence[Tile]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training run: its name and its ``metrics.jsonl``."""
+
+    name: str
+    metrics: Path
+
+
+@dataclass(frozen=True)
+class Training:
+    """Runs to be drawn together, a chart per quantity; ``keys`` defaults to every quantity that they recorded."""
+
+    title: str
+    curves: Sequence[Curve]
+    keys: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One stage of a chain: how long it took, its one line, and a sentence for each unit that failed."""
+
+    name: str
+    seconds: float
+    summary: str = ""
+    failures: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything a page can show of a chain; what is left out is not shown.
+
+    ``benchmark`` is the content of ``benchmark.json``; ``configs`` maps a stage's name to its resolved YAML.
+    """
+
+    title: str
+    subtitle: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    slides: Sequence[SlidePicture] = ()
+    sources: Sequence[SourceRow] = ()
+    interpolations: Sequence[InterpolationRow] = ()
+    training: Sequence[Training] = ()
+    benchmark: Mapping[str, Any] | None = None
+    stages: Sequence[StageTime] = ()
+    configs: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
