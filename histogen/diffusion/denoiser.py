@@ -1,0 +1,89 @@
+"""The U-Net of the E-LDM: diffusers' ``UNet2DConditionModel`` from a few settings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from diffusers import UNet2DConditionModel
+from pydantic import Field, model_validator
+
+from histogen.config import Settings
+
+Injection = Literal["token", "k_tokens", "time_add", "adaln"]
+
+
+class DenoiserSettings(Settings):
+    """Shape of the U-Net. The defaults are a small f8 shape (99 M parameters) of our own choosing."""
+
+    channels: tuple[int, ...] = (128, 256, 512)
+    """Channels of each resolution, finest first."""
+    layers_per_block: int = Field(default=2, ge=1)
+    """Residual blocks per resolution."""
+    attention: tuple[bool, ...] | None = None
+    """Attention at each resolution; by default everywhere except the finest (LDM's choice)."""
+    head_width: int | None = Field(default=64, ge=1)
+    """Channels of an attention head; null is one head per layer (LDM's), which flash kernels cannot run beyond 256."""
+    norm_groups: int = Field(default=32, ge=1)
+    """Groups of the group normalisation."""
+    injection: Injection = "k_tokens"
+    """How the embedding enters; see ``histogen.diffusion.conditioning.INJECTIONS``."""
+    cross_attention_dim: int = Field(default=512, ge=1)
+    """Width of the cross-attention tokens."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> DenoiserSettings:
+        if self.attention is not None and len(self.attention) != len(self.channels):
+            raise ValueError(f"attention names {len(self.attention)} resolutions, channels {len(self.channels)}")
+        if any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"channels {self.channels} are not multiples of norm_groups {self.norm_groups}")
+        if self.head_width is not None and any(
+            width % self.head_width for width, used in zip(self.channels, self.uses_attention, strict=True) if used
+        ):
+            raise ValueError(f"channels {self.channels} with attention are not multiples of {self.head_width}")
+        return self
+
+    @property
+    def uses_attention(self) -> tuple[bool, ...]:
+        """Attention at each resolution, finest first."""
+        return self.attention or tuple(level > 0 or len(self.channels) == 1 for level in range(len(self.channels)))
+
+
+def build_denoiser(
+    settings: DenoiserSettings, *, latent_channels: int, latent_px: int, embedding_dim: int
+) -> UNet2DConditionModel:
+    """Return a randomly initialised U-Net on latents [B, latent_channels, latent_px, latent_px]."""
+    uses = settings.uses_attention
+    return UNet2DConditionModel(
+        sample_size=latent_px,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=settings.channels,
+        layers_per_block=settings.layers_per_block,
+        norm_num_groups=settings.norm_groups,
+        down_block_types=tuple("CrossAttnDownBlock2D" if use else "DownBlock2D" for use in uses),
+        up_block_types=tuple("CrossAttnUpBlock2D" if use else "UpBlock2D" for use in reversed(uses)),
+        attention_head_dim=_num_heads(settings),
+        **_injection_arguments(settings, embedding_dim),
+    )
+
+
+def _num_heads(settings: DenoiserSettings) -> tuple[int, ...]:
+    # diffusers' ``attention_head_dim`` means the number of heads in this class (a known naming trap)
+    return tuple(1 if settings.head_width is None else max(1, c // settings.head_width) for c in settings.channels)
+
+
+def _injection_arguments(settings: DenoiserSettings, embedding_dim: int) -> dict[str, Any]:
+    if settings.injection in ("token", "k_tokens"):
+        kind = "text_proj" if settings.injection == "token" else "image_proj"
+        return {
+            "cross_attention_dim": settings.cross_attention_dim,
+            "encoder_hid_dim": embedding_dim,
+            "encoder_hid_dim_type": kind,
+        }
+    return {
+        # diffusers' blocks cannot do without cross-attention: it sees one constant zero of width 1 and adds a bias
+        "cross_attention_dim": 1,
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": embedding_dim,
+        "resnet_time_scale_shift": "scale_shift" if settings.injection == "adaln" else "default",
+    }

@@ -1,0 +1,119 @@
+"""The E-LDM as one diffusers pipeline: U-Net, autoencoder, scheduler, conditioner; embeddings in, tiles out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from torch import Tensor
+
+from histogen.diffusion.autoencoder import Autoencoder, decode_latents
+from histogen.diffusion.conditioning import Conditioner
+from histogen.diffusion.micro_batch import map_micro_batches
+from histogen.diffusion.sampling import SamplerSettings, sample_latents
+from histogen.diffusion.weights import weights_digest
+from histogen.errors import ConfigError
+
+
+class EldmPipeline(DiffusionPipeline):
+    """Samples tiles from embeddings. Load it with ``EldmPipeline.from_pretrained(RUN / "pipeline")``.
+
+    A tile depends on the model, the settings, its embedding and its seed alone, never on what else is asked for:
+    everything runs in micro-batches of one fixed size, the last one padded (see :meth:`__call__`).
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        autoencoder: Autoencoder,
+        scheduler: SchedulerMixin,
+        conditioner: Conditioner,
+        encoder_name: str = "",
+        supervision: str = "none",
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, autoencoder=autoencoder, scheduler=scheduler, conditioner=conditioner)
+        self.register_to_config(encoder_name=encoder_name, supervision=supervision)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one latent."""
+        size = int(self.unet.config["sample_size"])
+        return int(self.unet.config["in_channels"]), size, size
+
+    def weights_sha256(self) -> str:
+        """Return one digest of the U-Net's, the autoencoder's and the conditioner's weights."""
+        parts = {"unet": self.unet, "autoencoder": self.autoencoder, "conditioner": self.conditioner}
+        return weights_digest(
+            {f"{part}.{key}": value for part, model in parts.items() for key, value in model.state_dict().items()}
+        )
+
+    def __call__(
+        self,
+        embeddings: Tensor,
+        seeds: Sequence[int],
+        *,
+        sampler: SamplerSettings,
+        micro_batch: int = 16,
+        bf16: bool = True,
+        unconditional: bool = False,
+    ) -> np.ndarray:
+        """Sample one tile per embedding.
+
+        Args:
+            embeddings: float32 [B, D], raw or interpolated; L2-normalised inside.
+            seeds: B integers in [0, 2**63); each draws its tile's starting noise.
+            sampler: solver, steps and guidance.
+            micro_batch: rows of every pass through the networks; part of what a tile depends on.
+            bf16: compute in bfloat16 where torch's autocast finds it safe.
+            unconditional: condition every tile on the null instead.
+
+        Returns:
+            uint8 [B, H, W, 3].
+        """
+        if not len(embeddings) == len(seeds) > 0:
+            raise ConfigError(f"{len(embeddings)} embeddings and {len(seeds)} seeds; give one seed per embedding")
+        noise = torch.stack([starting_noise(seed, self.latent_shape) for seed in seeds])
+
+        def sample(embeddings: Tensor, noise: Tensor) -> Tensor:
+            null = self.conditioner.null(len(embeddings))
+            conditioning = null if unconditional else self.conditioner(embeddings)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                latents = sample_latents(
+                    self._denoise, noise, conditioning, null, settings=sampler, trained=self.scheduler
+                )
+                return decode_latents(self.autoencoder, latents)
+
+        return map_micro_batches(sample, embeddings, noise, micro_batch=micro_batch, device=self.device).numpy()
+
+    def _denoise(self, latents: Tensor, time: Tensor, conditioning: Tensor) -> Tensor:
+        return self.unet(latents, time, **self.conditioner.inputs(conditioning)).sample
+
+
+def starting_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the standard normal noise float32 of ``shape`` that ``seed`` stands for; drawn on the CPU everywhere."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def load_pipeline(run: Path, device: torch.device | str = "cpu") -> EldmPipeline:
+    """Open the pipeline of a train-eldm run (or a pipeline folder), frozen and in evaluation mode.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = run / "pipeline" if (run / "pipeline" / "model_index.json").exists() else run
+    index = folder / "model_index.json"
+    if not index.exists():
+        raise ConfigError(f"'{run}' holds no E-LDM (no pipeline/model_index.json); train one with train-eldm")
+    if json.loads(index.read_text()).get("_class_name") != EldmPipeline.__name__:
+        raise ConfigError(f"'{folder}' holds another kind of diffusers pipeline; give a run folder of train-eldm")
+    pipeline: Any = EldmPipeline.from_pretrained(folder, local_files_only=True)
+    for part in (pipeline.unet, pipeline.autoencoder, pipeline.conditioner):
+        part.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

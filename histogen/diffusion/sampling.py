@@ -1,0 +1,148 @@
+"""Samplers by name over diffusers' schedulers, and the denoising loop with guidance on an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import diffusers
+import torch
+from diffusers import SchedulerMixin
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from histogen.config import Settings
+from histogen.errors import ConfigError
+from histogen.names import resolve
+
+SamplerName = Literal["dpmpp_2m", "ddim", "unipc", "heun", "flow_euler"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A diffusers scheduler, its options on a noise schedule, and its options on a flow model (None: cannot)."""
+
+    scheduler: str
+    noise: Mapping[str, Any] | None
+    flow: Mapping[str, Any] | None
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+# Steps spread evenly over timesteps leave one long last step, which shrinks the variance: against the exact answer for
+# Gaussian data of standard deviation 0.2 (tests/diffusion/test_sampling.py), 20 steps err by 46 %, Karras' by 0.3 %.
+KARRAS = {"use_karras_sigmas": True}
+DPMPP_2M = Recipe(
+    "DPMSolverMultistepScheduler",
+    {"algorithm_type": "dpmsolver++", "solver_order": 2, **KARRAS},
+    {"algorithm_type": "dpmsolver++", "solver_order": 2, **FLOW},
+)
+DDIM = Recipe("DDIMScheduler", {"timestep_spacing": "trailing", "set_alpha_to_one": True}, None)
+UNIPC = Recipe("UniPCMultistepScheduler", KARRAS, FLOW)
+HEUN = Recipe("HeunDiscreteScheduler", KARRAS, None)
+FLOW_EULER = Recipe("FlowMatchEulerDiscreteScheduler", None, {})
+
+SAMPLERS: Mapping[str, str] = {
+    "dpmpp_2m": "histogen.diffusion.sampling:DPMPP_2M",
+    "ddim": "histogen.diffusion.sampling:DDIM",
+    "unipc": "histogen.diffusion.sampling:UNIPC",
+    "heun": "histogen.diffusion.sampling:HEUN",
+    "flow_euler": "histogen.diffusion.sampling:FLOW_EULER",
+}
+"""Deterministic samplers: from the same starting noise the same image."""
+
+
+class SamplerSettings(Settings):
+    """How a tile is sampled."""
+
+    name: SamplerName = "dpmpp_2m"
+    """The solver; DPM-Solver++ 2M is the habit of the successor model PixCell."""
+    steps: int = Field(default=20, ge=1, le=1000)
+    """Steps of the solver; Heun evaluates the network twice in each but the last."""
+    guidance: float = Field(default=2.0, ge=0)
+    """Classifier-free guidance scale: null + guidance * (conditional - null); 1 is none and skips the null pass."""
+    interval: tuple[float, float] = (0.05, 0.55)
+    """Part of the time axis (0 is data, 1 is noise) on which guidance acts; elsewhere the null pass is skipped.
+    Kynkäänniemi et al. 2024 (arXiv 2404.07724) found the middle best; this range is our translation of theirs."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SamplerSettings:
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError("interval must be two numbers with 0 <= low <= high <= 1")
+        return self
+
+
+def build_sampler(settings: SamplerSettings, trained: SchedulerMixin) -> SchedulerMixin:
+    """Return a fresh scheduler of ``settings.name`` on the noise that the model was ``trained`` with.
+
+    Raises:
+        ConfigError: the sampler cannot run on that kind of model.
+    """
+    recipe: Recipe = resolve(SAMPLERS, settings.name, what="sampler")
+    is_flow = "FlowMatch" in type(trained).__name__
+    options = recipe.flow if is_flow else recipe.noise
+    if options is None:
+        usable = [name for name in SAMPLERS if _options(name, is_flow=is_flow) is not None]
+        kind = "flow" if is_flow else "eps or v"
+        raise ConfigError(f"sampler '{settings.name}' cannot run a model trained as {kind}; use {', '.join(usable)}")
+    shared = {"num_train_timesteps": trained.config["num_train_timesteps"]}
+    if not is_flow:
+        keys = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
+        shared |= {key: trained.config[key] for key in keys}
+        if settings.name == "ddim":
+            shared["clip_sample"] = False
+    scheduler = getattr(diffusers, recipe.scheduler)(**shared, **options)
+    scheduler.set_timesteps(settings.steps)
+    return scheduler
+
+
+def _options(name: str, *, is_flow: bool) -> Mapping[str, Any] | None:
+    recipe: Recipe = resolve(SAMPLERS, name, what="sampler")
+    return recipe.flow if is_flow else recipe.noise
+
+
+def guided_at(settings: SamplerSettings, time: float) -> bool:
+    """Whether guidance acts at ``time`` in [0, 1] (0 is data)."""
+    return settings.guidance != 1 and settings.interval[0] <= time <= settings.interval[1]
+
+
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(noised latents [B, C, h, w], time [B], conditioning [B, D]) -> the network's answer [B, C, h, w]."""
+
+
+@torch.no_grad()
+def sample_latents(
+    denoiser: Denoiser,
+    noise: Tensor,
+    conditioning: Tensor,
+    null: Tensor,
+    *,
+    settings: SamplerSettings,
+    trained: SchedulerMixin,
+) -> Tensor:
+    """Denoise standard normal ``noise`` [B, C, h, w] into latents of the same shape, float32.
+
+    A guided step sends one doubled batch (conditional, null) through the network.
+    """
+    scheduler = build_sampler(settings, trained)
+    latents = noise.float() * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    horizon = float(scheduler.config["num_train_timesteps"])
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
+        time = timestep.to(latents.device).expand(len(latents))
+        if guided_at(settings, float(timestep) / horizon):
+            both = denoiser(torch.cat([scaled, scaled]), torch.cat([time, time]), torch.cat([conditioning, null]))
+            told, untold = both.float().chunk(2)
+            answer = untold + settings.guidance * (told - untold)
+        else:
+            answer = denoiser(scaled, time, conditioning).float()
+        latents = scheduler.step(answer, timestep, latents, return_dict=False)[0]
+    return latents
+
+
+def num_evaluations(settings: SamplerSettings, trained: SchedulerMixin) -> int:
+    """Return how often one image goes through the network (a guided step counts twice)."""
+    scheduler = build_sampler(settings, trained)
+    horizon = float(scheduler.config["num_train_timesteps"])
+    return sum(1 + guided_at(settings, float(t) / horizon) for t in scheduler.timesteps)

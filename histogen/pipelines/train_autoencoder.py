@@ -1,0 +1,228 @@
+"""``train-autoencoder``: the autoencoder of the latent diffusion model, on the same unlabelled tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from histogen.config import Settings, StageConfig
+from histogen.diffusion.autoencoder import (
+    Autoencoder,
+    AutoencoderSettings,
+    autoencoder_name,
+    build_autoencoder,
+    dihedral,
+    downsampling,
+    draw_latents,
+    encode_moments,
+    latent_channels,
+    record_statistics,
+    to_images,
+    to_signal,
+)
+from histogen.diffusion.cards import autoencoder_card
+from histogen.diffusion.optim import OptimSettings, apply_gradients, build_optimizer
+from histogen.diffusion.pictures import write_grid
+from histogen.diffusion.reconstruction import (
+    ReconstructionSettings,
+    psnr,
+    reconstruct,
+    reconstruction_loss,
+    ssim,
+)
+from histogen.errors import ConfigError
+from histogen.files import write_atomic
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.seeds import derive_seed
+from histogen.store.tile_set import TileSet
+from histogen.training.loop import fit
+from histogen.training.processes import resolve_device
+from histogen.training.sampler import TileOrder, permute
+from histogen.training.schedules import Cosine
+
+NUM_STATISTICS = 2048
+NUM_SHOWN = 8
+
+
+class AutoencoderOptim(OptimSettings):
+    """As the base; the learning rate is LDM's order of magnitude for batches of this size."""
+
+    batch: int = Field(default=16, ge=1)
+    """Tiles per step."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's."""
+
+
+class HeldoutSettings(Settings):
+    """Tiles kept out of training, on which it is judged."""
+
+    fraction: float = Field(default=0.02, gt=0, lt=1)
+    """Share of all tiles."""
+    most: int = Field(default=512, ge=1)
+    """Never more than this many."""
+
+
+class TrainAutoencoderConfig(StageConfig):
+    """Settings of ``train-autoencoder``."""
+
+    tiles: list[Path]
+    """Tile stores, folders of them, or manifests."""
+    model: AutoencoderSettings = AutoencoderSettings()
+    loss: ReconstructionSettings = ReconstructionSettings()
+    optim: AutoencoderOptim = AutoencoderOptim()
+    heldout: HeldoutSettings = HeldoutSettings()
+    crop_px: int | None = Field(default=None, ge=8)
+    """Train on random crops of this side; null takes whole tiles. The network is convolutional: it runs at any size."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept."""
+    log_every: int = Field(default=20, ge=1)
+
+
+def split_heldout(num_tiles: int, settings: HeldoutSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (training, held-out) tile indices, both sorted int64; a fixed random choice of the run's seed."""
+    count = min(settings.most, max(1, round(settings.fraction * num_tiles)))
+    if count >= num_tiles:
+        raise ConfigError(f"{num_tiles} tiles cannot be split into training and held-out; give more tiles")
+    order = permute(np.arange(num_tiles), num_tiles, seed=derive_seed(seed, "heldout"))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+class AutoencoderTask:
+    """One step of autoencoder training; what is random in it depends on (seed, step) alone."""
+
+    def __init__(self, config: TrainAutoencoderConfig, tiles: TileSet, train: np.ndarray, device: torch.device) -> None:
+        self.config, self.tiles, self.train, self.device = config, tiles, train, device
+        torch.manual_seed(derive_seed(config.seed, "autoencoder", "init"))
+        self.crop_px = config.crop_px or tiles.tile_px
+        if self.crop_px > tiles.tile_px:
+            raise ConfigError(f"crop_px {self.crop_px} exceeds the tiles' {tiles.tile_px} px; choose at most that")
+        self.model = build_autoencoder(config.model, tile_px=self.crop_px).to(device).train()
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.order = TileOrder(len(train), config.optim.batch, derive_seed(config.seed, "order"))
+        optim = config.optim
+        self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
+
+    def step(self, step: int) -> Mapping[str, float]:
+        """Do one optimiser step."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "step", step))
+        signal = self._batch(step, generator)
+        size = self.crop_px // downsampling(self.model)
+        noise = torch.randn(len(signal), latent_channels(self.model), size, size, generator=generator)
+        totals: dict[str, float] = {}
+        parts = self.config.optim.accumulate
+        for images, part_noise in zip(signal.chunk(parts), noise.to(self.device).chunk(parts), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.optim.bf16):
+                answer, latent_loss = reconstruct(self.model, images, noise=part_noise)
+            terms = reconstruction_loss(
+                images, answer, latent_loss, self.config.loss, is_vq=self.config.model.kind == "vq"
+            )
+            share = len(images) / len(signal)
+            (terms["loss"] * share).backward()
+            for key, value in terms.items():
+                totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
+        totals["gradient_norm"] = apply_gradients(
+            self.optimizer, self.model, totals["loss"], lr=self.lr(step), clip=self.config.optim.clip
+        )
+        return totals
+
+    def _batch(self, step: int, generator: torch.Generator) -> torch.Tensor:
+        images = torch.from_numpy(self.tiles.read_tiles(self.train[self.order.batch(step)], threads=4))
+        spare = self.tiles.tile_px - self.crop_px + 1
+        lefts, tops = torch.randint(spare, (2, len(images)), generator=generator).tolist()
+        variants = torch.randint(8, (len(images),), generator=generator).tolist()
+        crops = [
+            dihedral(image[top : top + self.crop_px, left : left + self.crop_px].permute(2, 0, 1), variant)
+            for image, top, left, variant in zip(images, tops, lefts, variants, strict=True)
+        ]
+        return to_signal(torch.stack(crops).permute(0, 2, 3, 1).to(self.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and optimiser."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def run(config: TrainAutoencoderConfig) -> Outcome:
+    """Train, measure on held-out tiles, record the latent statistics, and export ``out/autoencoder``."""
+    tiles = TileSet.open_(config.tiles)
+    out = claim_output(config, command="train-autoencoder", inputs={"tiles": tiles.content_hash})
+    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    device = resolve_device(config.device)
+    task = AutoencoderTask(config, tiles, train, device)
+    last = fit(
+        task,
+        run_dir=out,
+        num_steps=config.optim.steps,
+        checkpoint_every=config.checkpoint_every,
+        keep=config.keep,
+        log_every=config.log_every,
+        resume=config.resume,
+        description="train-autoencoder",
+        items_per_step=config.optim.batch,
+        item_name="tiles",
+    )
+    model = task.model.eval()
+    mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
+    record_statistics(model, mean, std)
+    scores = measure_reconstruction(model, tiles, heldout, device, picture=out / "previews" / "reconstructions.png")
+    model.save_pretrained(out / "autoencoder")
+    name = autoencoder_name(model, out)
+    write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))
+    finish_output(
+        out, name=name, supervision="none", heldout=scores, training={k: round(v, 6) for k, v in last.items()}
+    )
+    return Outcome(
+        out,
+        f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",
+        results=scores,
+    )
+
+
+def measure_statistics(
+    model: Autoencoder, tiles: TileSet, indices: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation [C] of raw latents drawn for the tiles ``indices``."""
+    generator = torch.Generator().manual_seed(0)
+    channels = latent_channels(model)
+    total, squares, count = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64), 0
+    for start in range(0, len(indices), 16):
+        signal = to_signal(torch.from_numpy(tiles.read_tiles(indices[start : start + 16])).to(device))
+        moments = encode_moments(model, signal).cpu()
+        noise = torch.randn(moments[:, :channels].shape, generator=generator)
+        latents = draw_latents(channels, moments, noise).double()
+        total += latents.sum(dim=(0, 2, 3))
+        squares += latents.square().sum(dim=(0, 2, 3))
+        count += latents[:, 0].numel()
+    mean = total / count
+    return mean, (squares / count - mean**2).clamp_min(1e-12).sqrt()
+
+
+def measure_reconstruction(
+    model: Autoencoder, tiles: TileSet, indices: np.ndarray, device: torch.device, *, picture: Path
+) -> dict[str, float]:
+    """Return PSNR (dB) and SSIM of the held-out tiles, decoded from their posterior means; draws some of them."""
+    channels, scores, shown = latent_channels(model), [], []
+    for start in range(0, len(indices), 16):
+        real = tiles.read_tiles(indices[start : start + 16])
+        with torch.no_grad():
+            moments = encode_moments(model, to_signal(torch.from_numpy(real).to(device)))
+            again = to_images(model.decode(draw_latents(channels, moments, None)).sample).cpu().numpy()
+        scores.append((len(real), psnr(real, again), ssim(real, again)))
+        shown.append((real, again))
+    write_grid(picture, [shown[0][0][:NUM_SHOWN], shown[0][1][:NUM_SHOWN]])
+    weights = np.array([count for count, _, _ in scores])
+    return {
+        "psnr": float(np.average([score for _, score, _ in scores], weights=weights)),
+        "ssim": float(np.average([score for _, _, score in scores], weights=weights)),
+        "num_heldout": int(weights.sum()),
+    }
