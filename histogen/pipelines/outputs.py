@@ -14,10 +14,18 @@ import yaml
 import histogen
 from histogen.config import StageConfig, changed_keys, dump_config
 from histogen.errors import ConfigError, OutputExistsError
-from histogen.files import write_atomic
+from histogen.files import is_temporary, write_atomic
 
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
+
+
+def records_folder(out: Path) -> Path:
+    """Return where the config and the record of the stage in ``out`` are.
+
+    An output that is itself a tile store keeps them in its ledger, where Zarr looks for no arrays.
+    """
+    return out / "ledger" if out.suffix == ".zarr" else out
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ def claim_output(config: StageConfig, *, command: str, inputs: Mapping[str, str]
     """
     out = config.out
     record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _is_unclaimed(out):
         if config.overwrite:
             _delete_own(out)
         elif config.resume:
@@ -55,19 +63,20 @@ def claim_output(config: StageConfig, *, command: str, inputs: Mapping[str, str]
         else:
             raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / CONFIG_NAME, dump_config(config))
-    write_atomic(out / RUN_NAME, json.dumps(record, indent=1))
+    write_atomic(records_folder(out) / RUN_NAME, json.dumps(record, indent=1))
+    write_atomic(records_folder(out) / CONFIG_NAME, dump_config(config))  # last: it is what makes the claim
     return out
 
 
 def finish_output(out: Path, **results: Any) -> None:
     """Mark the stage in ``out`` as complete, with ``results`` (JSON values) beside it."""
-    write_atomic(out / RUN_NAME, json.dumps({**read_run(out), "status": "complete", "results": results}, indent=1))
+    record = records_folder(out) / RUN_NAME
+    write_atomic(record, json.dumps({**read_run(out), "status": "complete", "results": results}, indent=1))
 
 
 def read_run(out: Path) -> dict[str, Any]:
     """Return the record of the stage in ``out``; empty when there is none."""
-    path = out / RUN_NAME
+    path = records_folder(out) / RUN_NAME
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
@@ -76,10 +85,18 @@ def is_complete(out: Path) -> bool:
     return read_run(out).get("status") == "complete"
 
 
+def _is_unclaimed(out: Path) -> bool:
+    """Whether ``out`` holds nothing, or only what a claim leaves that was killed half-way."""
+    if not out.is_dir():
+        return False
+    files = (path for path in out.rglob("*") if not path.is_dir())
+    return all(path.name == RUN_NAME or is_temporary(path) for path in files)
+
+
 def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> None:
-    if not (out / CONFIG_NAME).exists():
+    if not (records_folder(out) / CONFIG_NAME).exists():
         raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
-    old = yaml.safe_load((out / CONFIG_NAME).read_text())
+    old = yaml.safe_load((records_folder(out) / CONFIG_NAME).read_text())
     changes = changed_keys(old, config.model_dump(mode="json"))
     previous = read_run(out)
     if previous.get("command") not in (None, record["command"]):
@@ -92,6 +109,6 @@ def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> No
 
 
 def _delete_own(out: Path) -> None:
-    if not out.is_dir() or not (out / CONFIG_NAME).exists():
+    if not out.is_dir() or not (records_folder(out) / CONFIG_NAME).exists():
         raise ConfigError(f"will not overwrite '{out}': it is not an output of histogen; choose another --out")
     shutil.rmtree(out)

@@ -1,0 +1,143 @@
+"""What is in a folder of images: the files, in a fixed order, and the label, split and groups of each."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histogen.errors import ConfigError, ManifestError
+from histogen.store.images import SUFFIXES
+from histogen.store.layout import Column
+
+SPLITS_NAME = "splits.csv"
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image: its path relative to the folder (with ``/``), and what is said of it."""
+
+    path: str
+    label: str | None = None
+    split: str | None = None
+    groups: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of a folder, sorted by path, and how many it has besides that ``splits.csv`` does not list."""
+
+    root: Path
+    records: tuple[ImageRecord, ...]
+    num_unlisted: int = 0
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """The columns ``path``, ``label``, ``split`` and ``group…`` of the store, those of which anything is known."""
+        columns = {"path": Column.text([record.path for record in self.records])}
+        labels = [record.label for record in self.records]
+        splits = [record.split for record in self.records]
+        if any(labels):
+            columns["label"] = Column.categorical(labels, dtype="int16")
+        if any(splits):
+            columns["split"] = Column.categorical(splits, dtype="int8")
+        for name in sorted({name for record in self.records for name in record.groups}):
+            columns[name] = Column.categorical([record.groups.get(name) for record in self.records], dtype="int32")
+        return columns
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the records and the length of each file (not over the pixels, which would be read twice)."""
+        digest = hashlib.sha256()
+        for record in self.records:
+            digest.update(repr((record, _length(self.root / record.path))).encode())
+        return digest.hexdigest()
+
+
+def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
+    """List the images of ``root``.
+
+    With a table (``splits``, default ``splits.csv`` in the folder; columns ``path``, and any of ``label``, ``split``,
+    ``group…``) exactly the images that it lists. Without one: folders named train, val and test give the split, the
+    (next) folder gives the label, a flat folder gives neither.
+
+    Raises:
+        ConfigError: the folder does not exist or has no image.
+        ManifestError: the table is malformed, or lists an image that is not there.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"'{root}' is not a folder of images; check the path")
+    paths = _image_paths(root)
+    table = splits or root / SPLITS_NAME
+    if splits is not None or table.exists():
+        records = _from_table(root, table)
+        listed = {record.path for record in records}
+        return ImageFolder(root, records, sum(path not in listed for path in paths))
+    if not paths:
+        raise ConfigError(f"'{root}' has no image ({', '.join(sorted(SUFFIXES))}); check the path")
+    return ImageFolder(root, tuple(_from_folders(paths)))
+
+
+def _image_paths(root: Path) -> list[str]:
+    paths = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        paths += [
+            (relative / name).as_posix()
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - millions
+        ]
+    return sorted(paths)
+
+
+def _from_folders(paths: Sequence[str]) -> list[ImageRecord]:
+    parts = [path.split("/")[:-1] for path in paths]
+    by_split = all(folders and folders[0].lower() in SPLIT_FOLDERS for folders in parts)
+    records = []
+    for path, folders in zip(paths, parts, strict=True):
+        split = SPLIT_FOLDERS[folders[0].lower()] if by_split else None
+        below = folders[1:] if by_split else folders
+        records.append(ImageRecord(path, below[0] if below else None, split))
+    return records
+
+
+def _from_table(root: Path, table: Path) -> tuple[ImageRecord, ...]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            names = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"'{table}' cannot be read ({error}); give a CSV file in UTF-8") from error
+    if "path" not in names or not rows:
+        raise ManifestError(f"'{table}' needs a column 'path' and a row; it has columns {', '.join(names) or 'none'}")
+    groups = [name for name in names if name.startswith("group")]
+    lines: dict[str, int] = {}
+    records = []
+    for line, row in rows:
+        path = (row["path"] or "").strip()
+        if not path or not (root / path).is_file():
+            raise ManifestError(f"{table}:{line}: image '{path}' is not in '{root}'; mend the row or add the image")
+        if path in lines:
+            raise ManifestError(f"{table}:{line}: image '{path}' is on line {lines[path]} too; delete one row")
+        lines[path] = line
+        values = {name: (row.get(name) or "").strip() or None for name in names}
+        group_values = {name: values[name] for name in groups}
+        records.append(ImageRecord(path, values.get("label"), values.get("split"), group_values))
+    return tuple(sorted(records, key=lambda record: record.path))
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size
