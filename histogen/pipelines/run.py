@@ -18,7 +18,7 @@ from rich.console import Console
 from histogen.config import BulkConfig, StageConfig, changed_keys, load_config
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output, is_complete
+from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output, is_complete, records_folder
 
 StageSettings = dict[str, Any]
 """Keys of one stage's config; the key ``config`` names a YAML (a path, or one under configs/) to start from."""
@@ -185,7 +185,9 @@ def _claim(config: RunConfig) -> None:
 
 
 def _check_unchanged(name: str, built: StageConfig) -> None:
-    changes = changed_keys(yaml.safe_load((built.out / CONFIG_NAME).read_text()), built.model_dump(mode="json"))
+    changes = changed_keys(
+        yaml.safe_load((records_folder(built.out) / CONFIG_NAME).read_text()), built.model_dump(mode="json")
+    )
     if changes:
         raise ConfigError(
             f"stage '{name}' in '{built.out}' was done with other settings: {'; '.join(changes)}; "
