@@ -23,6 +23,7 @@ from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.progress import progress_bar
 from histogen.report.benchmark import difference_sentence, difference_table, score_table
 from histogen.store.tile_set import TileSet, open_tiles
+from histogen.training.processes import resolve_device
 
 JSON_NAME, TABLE_NAME = "benchmark.json", "benchmark.md"
 
@@ -50,7 +51,7 @@ def run(config: BenchmarkConfig) -> Outcome:
     tiles = open_tiles(config.tiles)
     task = load_task(tiles, config)
     specs = named_specs(config.encoders)
-    device = resolve_device(config.device)
+    device = str(resolve_device(config.device))
     cards = {name: load_encoder(spec).card for name, spec in specs.items()}
     inputs = {"tiles": tiles.content_hash, **{name: card.name for name, card in cards.items()}}
     out = claim_output(config, command="benchmark", inputs=inputs)
@@ -121,13 +122,6 @@ def named_specs(encoders: Sequence[str]) -> dict[str, str]:
     return specs
 
 
-def resolve_device(name: str) -> str:
-    """Return the torch device that ``auto``, ``cpu`` or ``cuda`` means here."""
-    import torch
-
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def describe(task: Task, config: BenchmarkConfig) -> dict[str, Any]:
     """Return what was asked, as JSON values."""
     unit, count = task.cluster_count
@@ -189,7 +183,8 @@ def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
             device=config.device,
             workers=config.workers,
             scheduler=config.scheduler,
-        )  # fmt: skip
+            resume=True,
+        )
     ).failures
 
 

@@ -9,6 +9,7 @@ from histogen.report import page
 from histogen.report.charts import Estimate, forest_plot
 
 TESTS = {"knn": "k-NN", "linear": "linear probe", "simpleshot": "SimpleShot"}
+METRICS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "accuracy": "accuracy"}
 TONES: dict[str, page.Tone] = {"better": "good", "worse": "bad"}
 
 
@@ -18,7 +19,7 @@ def difference_sentence(difference: Mapping[str, Any]) -> str:
     test, _, metric = str(difference["metric"]).partition(".")
     return (
         f"{difference['a']} − {difference['b']} = {100 * difference['delta']:+.1f} points "
-        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {TESTS.get(test, test)} {metric.replace('_', ' ')}: "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {TESTS.get(test, test)} {METRICS.get(metric, metric)}: "
         f"{difference['verdict']}"
     )
 
@@ -82,7 +83,7 @@ def difference_table(differences: Sequence[Mapping[str, Any]]) -> tuple[list[str
     for d in differences:
         test, _, metric = str(d["metric"]).partition(".")
         points = f"{100 * d['delta']:+.1f} [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"
-        name = f"{TESTS.get(test, test)}, {metric.replace('_', ' ')}"
+        name = f"{TESTS.get(test, test)}, {METRICS.get(metric, metric)}"
         rows.append([f"{d['a']} − {d['b']}", name, points, f"{d['p']:.3f}", str(d["verdict"])])
     return header, rows
 

@@ -48,7 +48,7 @@ class Scale:
 
 def line_chart(series: Sequence[Series], *, title: str, x_label: str = "step", log_y: bool = False) -> str:
     """Return a line chart: every series faintly as it is and, where it is long, boldly as a running mean."""
-    width, height, left, bottom, top = 520.0, 260.0, 52.0, 34.0, 12.0
+    width, height, left, bottom, top = 420.0, 230.0, 46.0, 34.0, 10.0
     drawn = [_transformed(one, log_y) for one in series]
     xs = [x for one in drawn for x in one.x]
     ys = [y for one in drawn for y in one.y if math.isfinite(y)]
@@ -66,7 +66,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str = "step", l
     parts += [_line(one, number % NUM_COLOURS, to_x, to_y) for number, one in enumerate(drawn)]
     parts.append(f'<text x="{width - 8:.0f}" y="{height - 3:.0f}" text-anchor="end">{escape(x_label)}</text>')
     svg = _svg(width, height, title, parts)
-    return f"<figure>{svg}{legend([one.name for one in series])}<figcaption>{escape(title)}</figcaption></figure>"
+    return f'<figure><p class="chart-title">{escape(title)}</p>{svg}{legend([one.name for one in series])}</figure>'
 
 
 def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero_line: bool = False) -> str:

@@ -110,7 +110,7 @@ def stages_section(stages: Sequence[StageTime]) -> page.Section:
     rows = [(stage.name, duration(stage.seconds), stage.summary) for stage in stages]
     rows.append(("all", duration(sum(stage.seconds for stage in stages)), ""))
     failed = [f"{stage.name}: {failure}" for stage in stages for failure in stage.failures]
-    blocks = [page.table(["stage", "time", "what it did"], rows, numbers=[1])]
+    blocks = [page.table(["stage", "time", "what it did"], rows)]
     if failed:
         blocks += [page.heading("Failures"), page.failures(failed)]
     return page.section("Stages", *blocks)

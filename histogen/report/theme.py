@@ -48,7 +48,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .45rem .8rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--quiet); font-weight: 600; font-size: .83rem; white-space: nowrap; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; white-space: nowrap; padding-right: 1.6rem; }
+p.chart-title { margin: 0 0 .3rem; font-size: .9rem; font-weight: 600; }
 tr:last-child td { border-bottom: 0; }
 .grid { display: grid; gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .83rem; margin-top: .35rem; overflow-wrap: anywhere; }

@@ -1,0 +1,150 @@
+"""``benchmark``: figures that an independent computation from the stored embeddings gives too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from histogen.encoders.timm import build_vit, export_encoder
+from histogen.errors import ConfigError, OutputExistsError, StoreError
+from histogen.pipelines import benchmark
+from histogen.pipelines.benchmark import BenchmarkConfig, named_specs
+from histogen.store.jpeg import encode_jpeg
+from histogen.store.layout import Column
+from histogen.store.tile_set import open_tiles
+from histogen.store.tile_store import TileStore
+
+CLASSES = ("adipose", "glands", "stroma")
+COLOURS = np.array([[230, 225, 235], [150, 70, 160], [225, 150, 190]])
+
+
+def make_store(path: Path, *, num_tiles: int, seed: int, split: str | None = None, labelled: bool = True) -> None:
+    """Tiles whose class is their mean colour, with a slide's own tint; every seventh has no label."""
+    rng = np.random.default_rng(seed)
+    names = [None if i % 7 == 6 else CLASSES[rng.integers(3)] for i in range(num_tiles)]
+    codes = np.array([rng.integers(3) if name is None else CLASSES.index(name) for name in names])
+    tint = rng.normal(0, 12, 3)
+    noise = rng.normal(0, 30, (num_tiles, 1, 1, 3)) + rng.normal(0, 20, (num_tiles, 16, 16, 3))
+    tiles = np.clip(COLOURS[codes][:, None, None] + tint + noise, 0, 255).astype(np.uint8)
+    columns: dict[str, Column] = {"label": Column.categorical(names)} if labelled else {}
+    if split is not None:
+        columns["split"] = Column.categorical([split if i % 3 else "train" for i in range(num_tiles)])
+    store = TileStore.create(
+        path, kind="slide", store_id=path.stem, tile_px=16, mpp=0.5, num_tiles=num_tiles, provenance={}, columns=columns
+    )
+    store.commit("tiles", 0, store.write_tiles(0, [encode_jpeg(tile) for tile in tiles]))
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    for number in range(8):
+        make_store(tmp_path / "tiles" / f"S{number}.zarr", num_tiles=30 + number, seed=number)
+    return tmp_path / "tiles"
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    arguments = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 1}
+    export_encoder(
+        build_vit("vit_small_patch16_224", arguments), tmp_path / "vit" / "encoder", name="vit",
+        architecture="vit_small_patch16_224", arguments=arguments, image_px=16, mean=(0.5,) * 3, std=(0.2,) * 3,
+        source="test", supervision="none",
+    )  # fmt: skip
+    return str(tmp_path / "vit")
+
+
+def config(tiles: Path, out: Path, encoders: list[str], **changes: object) -> BenchmarkConfig:
+    return BenchmarkConfig(tiles=[tiles], out=out, encoders=encoders, judge={"knn": {"k": 5}, "draws": 200}, **changes)
+
+
+def test_figures_equal_scikit_learn_on_the_stored_embeddings(slides: Path, vit: str, tmp_path: Path) -> None:
+    outcome = benchmark.run(config(slides, tmp_path / "out", ["colour", f"ViT={vit}"]))
+    found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert outcome.exit_code == 0
+    tiles = open_tiles(slides)
+    codes, slide_of = tiles.column("label"), tiles.store_of(np.arange(len(tiles)))
+    task = benchmark.load_task(tiles, config(slides, tmp_path / "out", ["colour"]))
+    test, train = task.split.test, task.split.train
+    assert not set(slide_of[test]) & set(slide_of[train])
+    assert sorted([*test, *train]) == np.flatnonzero(codes >= 0).tolist()
+    assert (found["num_test"], found["clusters"]) == (len(test), {"unit": "slide", "count": 2})
+    for encoder in found["encoders"]:
+        x = tiles.embeddings(encoder["card"]["name"]).astype(np.float64)
+        peer = KNeighborsClassifier(5, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
+        predicted = peer.fit(x[train], codes[train]).predict(x[test])
+        expected = balanced_accuracy_score(codes[test], predicted)
+        assert encoder["knn"]["balanced_accuracy"] == pytest.approx(expected, abs=0.02)
+        assert encoder["knn"]["macro_f1"] == pytest.approx(f1_score(codes[test], predicted, average="macro"), abs=0.02)
+        low, high = encoder["linear"]["ci95"]
+        assert low <= encoder["linear"]["balanced_accuracy"] <= high
+    colour, other = found["encoders"]
+    assert colour["knn"]["balanced_accuracy"] > 0.6
+    by_metric = {d["metric"]: d for d in found["differences"]}
+    delta = other["knn"]["balanced_accuracy"] - colour["knn"]["balanced_accuracy"]
+    assert by_metric["knn.balanced_accuracy"]["delta"] == pytest.approx(delta)
+    assert (by_metric["knn.balanced_accuracy"]["a"], by_metric["knn.balanced_accuracy"]["b"]) == ("ViT", "colour")
+    assert set(by_metric) == {
+        f"{t}.{m}" for t in ("knn", "linear", "simpleshot") for m in ("balanced_accuracy", "macro_f1")
+    }
+    assert any("2 slides only" in note for note in found["notes"])
+    assert any("tiles without a label were left out" in note for note in found["notes"])
+    table = (tmp_path / "out" / "benchmark.md").read_text()
+    assert f"{100 * colour['knn']['balanced_accuracy']:.1f} [" in table
+    assert "ViT − colour" in outcome.summary
+
+
+def test_the_same_seed_gives_the_same_bytes(slides: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        benchmark.run(config(slides, tmp_path / name, ["colour"], seed=3))
+    assert (tmp_path / "a" / "benchmark.json").read_bytes() == (tmp_path / "b" / "benchmark.json").read_bytes()
+
+
+def test_a_given_split_is_taken(tmp_path: Path) -> None:
+    make_store(tmp_path / "set.zarr", num_tiles=120, seed=1, split="test")
+    outcome = benchmark.run(config(tmp_path / "set.zarr", tmp_path / "out", ["colour"]))
+    tiles = open_tiles(tmp_path / "set.zarr")
+    is_test = (tiles.column("split") == tiles.categories("split").index("test")) & (tiles.column("label") >= 0)
+    assert outcome.results["num_test"] == is_test.sum()
+    assert outcome.results["split"]["how"] == "given by the column 'split'"
+    assert outcome.results["clusters"]["unit"] == "tile"
+
+
+def test_one_slide_is_split_by_tile_and_the_page_says_so(tmp_path: Path) -> None:
+    make_store(tmp_path / "set.zarr", num_tiles=90, seed=2)
+    outcome = benchmark.run(config(tmp_path / "set.zarr", tmp_path / "out", ["colour"]))
+    assert "neighbours from one slide may be on both sides" in outcome.summary
+    with pytest.raises(ConfigError, match="one store without groups; use split=tile"):
+        benchmark.run(config(tmp_path / "set.zarr", tmp_path / "other", ["colour"], split="slide"))
+
+
+def test_an_existing_output_is_left_alone_and_resumed_only_as_it_was(slides: Path, tmp_path: Path) -> None:
+    benchmark.run(config(slides, tmp_path / "out", ["colour"]))
+    before = (tmp_path / "out" / "benchmark.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="--resume"):
+        benchmark.run(config(slides, tmp_path / "out", ["colour"]))
+    with pytest.raises(ConfigError, match="cannot resume"):
+        benchmark.run(config(slides, tmp_path / "out", ["again=colour"], resume=True))
+    benchmark.run(config(slides, tmp_path / "out", ["colour"], resume=True))
+    assert (tmp_path / "out" / "benchmark.json").read_bytes() == before
+
+
+def test_tiles_without_labels_are_named(tmp_path: Path) -> None:
+    make_store(tmp_path / "set.zarr", num_tiles=20, seed=2, labelled=False)
+    with pytest.raises(StoreError, match=r"set\.zarr' has no column 'label'"):
+        benchmark.run(config(tmp_path / "set.zarr", tmp_path / "out", ["colour"]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_encoders() -> None:
+    assert named_specs(["Gen-DINO=runs/gen=1", "runs/dino", "timm:vit@a=b"]) == {
+        "Gen-DINO": "runs/gen=1", "dino": "runs/dino", "timm:vit@a=b": "timm:vit@a=b",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="two encoders are called 'dino'"):
+        named_specs(["a/dino", "b/dino"])
