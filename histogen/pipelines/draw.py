@@ -58,7 +58,7 @@ def run(config: DrawConfig) -> Outcome:
         item_name="slides",
         items_done=len(units) - len(missing),
     )
-    failures = tuple(failure.error for failure in report.failures)
+    failures = tuple(str(failure) for failure in report.failures)
     if not failures:
         finish_output(out, slides=len(units))
     return Outcome(out, f"{len(units) - len(failures)} drawn slides in {out}", failures)

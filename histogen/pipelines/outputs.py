@@ -80,6 +80,17 @@ def read_run(out: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+def read_config(out: Path) -> dict[str, Any]:
+    """Return the recorded config of the stage in ``out``; empty when there is none."""
+    path = records_folder(out) / CONFIG_NAME
+    return dict(yaml.safe_load(path.read_text())) if path.exists() else {}
+
+
+def is_claimed(out: Path) -> bool:
+    """Whether ``out`` is the output of some stage."""
+    return (records_folder(out) / CONFIG_NAME).exists()
+
+
 def is_complete(out: Path) -> bool:
     """Whether the stage in ``out`` was marked complete."""
     return read_run(out).get("status") == "complete"
@@ -94,10 +105,9 @@ def _is_unclaimed(out: Path) -> bool:
 
 
 def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> None:
-    if not (records_folder(out) / CONFIG_NAME).exists():
+    if not is_claimed(out):
         raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
-    old = yaml.safe_load((records_folder(out) / CONFIG_NAME).read_text())
-    changes = changed_keys(old, config.model_dump(mode="json"))
+    changes = changed_keys(read_config(out), config.model_dump(mode="json"))
     previous = read_run(out)
     if previous.get("command") not in (None, record["command"]):
         changes.insert(0, f"command: {previous['command']} -> {record['command']}")
@@ -109,6 +119,6 @@ def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> No
 
 
 def _delete_own(out: Path) -> None:
-    if not out.is_dir() or not (records_folder(out) / CONFIG_NAME).exists():
+    if not out.is_dir() or not is_claimed(out):
         raise ConfigError(f"will not overwrite '{out}': it is not an output of histogen; choose another --out")
     shutil.rmtree(out)
