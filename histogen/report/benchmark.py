@@ -60,19 +60,16 @@ def benchmark_section(benchmark: Mapping[str, Any]) -> page.Section:
 
 
 def score_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: one row per encoder, balanced accuracy and macro F1 of every test in percent."""
-    tests = [test for test in TESTS if any(test in encoder for encoder in benchmark["encoders"])]
-    header = ["encoder"]
-    for test in tests:
-        header += [f"{TESTS[test]}, balanced accuracy %", f"{TESTS[test]}, macro F1 %"]
+    """Return header and rows: one row per test and encoder, balanced accuracy and macro F1 in percent."""
+    header = ["test", "encoder", "balanced accuracy %", "macro F1 %"]
     rows = []
-    for encoder in benchmark["encoders"]:
-        row = [str(encoder["name"])]
-        for test in tests:
-            result = encoder[test]
-            row.append(interval_text(result["balanced_accuracy"], result["ci95"]))
-            row.append(interval_text(result["macro_f1"], result["macro_f1_ci95"]))
-        rows.append(row)
+    for test, title in TESTS.items():
+        for encoder in benchmark["encoders"]:
+            if test in encoder:
+                result = encoder[test]
+                accuracy = interval_text(result["balanced_accuracy"], result["ci95"])
+                f1 = interval_text(result["macro_f1"], result["macro_f1_ci95"])
+                rows.append([title, str(encoder["name"]), accuracy, f1])
     return header, rows
 
 
