@@ -58,8 +58,8 @@ def last_lines(benchmark: Mapping[str, Any] | None) -> list[str]:
         return ["the encoders were not compared: the tiles have no labels; pass --set labelled=FOLDER"]
     lines = []
     for encoder in benchmark["encoders"]:
-        score = encoder["knn"]
-        lines.append(f"{encoder['name']:<9} k-NN balanced accuracy {interval_text(score["balanced_accuracy"], score["ci95"])}")
+        score = interval_text(encoder["knn"]["balanced_accuracy"], encoder["knn"]["ci95"])
+        lines.append(f"{encoder['name']:<9} k-NN balanced accuracy {score} %")
     wanted = "knn.balanced_accuracy"
     return lines + [difference_sentence(d) for d in benchmark["differences"] if d["metric"] == wanted]
 
