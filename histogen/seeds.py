@@ -25,3 +25,21 @@ def derive_seed(seed: int, *path: str | int) -> int:
 def numpy_rng(seed: int, *path: str | int) -> np.random.Generator:
     """Return a NumPy generator seeded by :func:`derive_seed`."""
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *path)))
+
+
+def mix64(values: np.ndarray) -> np.ndarray:
+    """Return the finaliser of SplitMix64 (Steele, Lea & Flood 2014) of each uint64, modulo 2**64."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def uniforms(seed: int, items: np.ndarray, count: int) -> np.ndarray:
+    """Return ``count`` uniform numbers in [0, 1) for each of ``items``: float64 [B, count].
+
+    The numbers of an item depend on ``seed`` and the item (an integer) only, not on which others are asked for:
+    SplitMix64 addressed by its counter.
+    """
+    state = mix64(np.asarray(items).astype(np.uint64)[:, None] + np.uint64(derive_seed(seed, "uniforms")))
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (mix64(state + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histogen.errors import ConfigError
-from histogen.seeds import derive_seed
+from histogen.seeds import derive_seed, mix64
 
 NUM_ROUNDS = 8
 """Rounds of the Feistel network; four give a pseudorandom permutation, eight leave a margin for weak round keys."""
@@ -46,15 +46,8 @@ def _feistel(values: np.ndarray, half_bits: int, keys: np.ndarray) -> np.ndarray
     mask = np.uint64((1 << half_bits) - 1)
     left, right = values >> np.uint64(half_bits), values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        left, right = right, left ^ (mix64(right ^ key) & mask)
     return (left << np.uint64(half_bits)) | right
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """Return the finaliser of SplitMix64 of each value (Steele, Lea & Flood 2014), modulo 2**64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 @dataclass(frozen=True)

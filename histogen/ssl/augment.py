@@ -1,0 +1,78 @@
+"""Views of a batch of tiles, made on the device: uint8 in, normalised float out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from histogen.ssl.colour import colour_
+from histogen.ssl.draws import ViewSpec, draw_views
+from histogen.ssl.resample import resample
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation per channel of pixels in 0–1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def apply_(self, views: torch.Tensor) -> torch.Tensor:
+        """Normalise ``views`` [..., 3, h, w] in place."""
+        shape = (3, 1, 1)
+        mean = torch.tensor(self.mean, device=views.device).view(shape)
+        std = torch.tensor(self.std, device=views.device).view(shape)
+        return views.sub_(mean).div_(std)
+
+
+def make_views(
+    images: Sequence[torch.Tensor],
+    specs: Sequence[ViewSpec],
+    normalisation: Normalisation,
+    *,
+    seed: int,
+    positions: np.ndarray,
+    source_of_slot: np.ndarray | None = None,
+    first_slot: int = 0,
+) -> torch.Tensor:
+    """Return the views of one size of a batch.
+
+    Args:
+        images: one or several uint8 batches [B, H, W, 3] that views are cut from (the real tile, its synthetic one).
+        specs: one per view slot, V in all, of one ``px``.
+        normalisation: of the result.
+        seed: the step's seed.
+        positions: int [B], positions of the tiles in the global batch.
+        source_of_slot: int [B, V], which of ``images`` each slot is cut from; each must get the same number of slots
+            for every tile. All from the first when not given.
+        first_slot: number of the first slot; slots with other numbers are drawn independently.
+
+    Returns:
+        float32 [V, B, 3, px, px].
+    """
+    px, batch = specs[0].px, len(images[0])
+    draws = draw_views(specs, images[0].shape[1], seed=seed, positions=positions, first_slot=first_slot)
+    out = torch.empty(len(specs), batch, 3, px, px, device=images[0].device)
+    for number, pixels in enumerate(images):
+        slots = _slots_from(number, source_of_slot, batch, len(specs))
+        if slots.shape[1] == 0:
+            continue
+        part = draws.take(slots)
+        views = colour_(resample(pixels, part, px), part)
+        rows = torch.from_numpy(np.ascontiguousarray(slots)).to(out.device)
+        out[rows, torch.arange(batch, device=out.device)[:, None]] = normalisation.apply_(views)
+    return out
+
+
+def _slots_from(number: int, source_of_slot: np.ndarray | None, batch: int, num_slots: int) -> np.ndarray:
+    """Return int [B, V']: which slots of each tile are cut from source ``number``."""
+    if source_of_slot is None:
+        return np.tile(np.arange(num_slots if number == 0 else 0), (batch, 1))
+    chosen = source_of_slot == number
+    counts = chosen.sum(axis=1)
+    if not (counts == counts[0]).all():
+        raise ValueError(f"source {number} gets between {counts.min()} and {counts.max()} slots; it must be the same")
+    return np.nonzero(chosen)[1].reshape(batch, int(counts[0]))
