@@ -72,7 +72,7 @@ DEFAULT_JPEG = JpegSettings()
 def encode_jpeg(tile: NDArray[np.uint8], settings: JpegSettings = DEFAULT_JPEG) -> bytes:
     """Encode a tile, uint8 RGB [H, W, 3]; the same pixels and settings give the same bytes."""
     payload = imagecodecs.jpeg8_encode(
-        tile,
+        np.ascontiguousarray(tile),
         level=settings.level,
         subsampling=settings.subsampling,
         colorspace=settings.colorspace_data,
