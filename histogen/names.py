@@ -12,6 +12,13 @@ from typing import Any
 
 from histogen.errors import ConfigError
 
+READERS = {
+    "native": "histogen.slides.native:NativeSlide",
+    "openslide": "histogen.slides.openslide:OpenSlideSlide",
+    "tiatoolbox": "histogen.slides.tiatoolbox:TiatoolboxSlide",
+}
+"""Slide readers, in the order in which ``auto`` tries them."""
+
 
 def resolve(table: Mapping[str, str], name: str, *, what: str) -> Any:
     """Return the object that ``name`` stands for in ``table``.

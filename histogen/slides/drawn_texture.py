@@ -211,8 +211,8 @@ def _adipose(canvas: Canvas) -> None:
     points = canvas.centres(ADIPOSE, 62, 0.07)
     for centre in points:
         outline = _blob(canvas, centre, canvas.px(canvas.rng.uniform(32, 35)), 0.03, stretch=0.05, num=20)
-        _fill(canvas.eosin, centre + (outline - centre) * 1.07, 0.40)
-        _fill(canvas.eosin, outline, 0.035)
+        _fill(canvas.eosin, centre + (outline - centre) * 1.09, 0.42)
+        _fill(canvas.eosin, outline, 0.05)
         _fill(canvas.haematoxylin, outline, 0.0)
     some = points[canvas.rng.random(len(points)) < 0.4]
     turn = canvas.rng.uniform(0, 2 * np.pi, len(some))

@@ -1,0 +1,242 @@
+"""What a slide is, whatever reads it; and the door to it, :func:`open_slide`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from histogen.errors import HistogenError, MissingMppError, SlideError
+from histogen.geometry import BoxL0, Extent, Mpp
+from histogen.names import READERS, resolve
+from histogen.slides.resample import read_resampled
+
+WHITE = 255
+ODD_MPP = (0.1, 2.5)
+"""Microns per pixel outside of which a stated resolution is flagged as odd."""
+POWER_MPP = (7.0, 14.0)
+"""Scanners' mpp times objective power; 10 is usual (0.25 at 40x, 0.5 at 20x)."""
+LEVEL_TOLERANCE = 1.001
+"""A level up to 0.1 % coarser than what is asked for is read without going one level finer."""
+
+TIATOOLBOX_SUFFIXES = (".tif", ".tiff", ".qptiff", ".jp2", ".zarr", ".png", ".jpg", ".jpeg")
+"""Files that TIAToolbox may open where OpenSlide does not."""
+
+
+class Level(NamedTuple):
+    """One level of a slide's pyramid."""
+
+    extent: Extent
+    downsample: float
+    """Level-0 pixels per pixel of this level."""
+
+
+@runtime_checkable
+class Slide(Protocol):
+    """A whole-slide image. Pixels are uint8 RGB [H, W, 3]; what lies outside of the slide is white."""
+
+    slide_id: str
+    path: Path
+    mpp: Mpp | None
+    mpp_source: str
+    objective_power: float | None
+    vendor: str
+    levels: tuple[Level, ...]
+
+    @property
+    def extent(self) -> Extent:
+        """Extent of level 0, pixels."""
+
+    def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
+        """Read a rectangle given in pixels of ``level``."""
+
+    def read_region(self, box: BoxL0, extent_out: Extent) -> np.ndarray:
+        """Read ``box`` resampled to ``extent_out``, every output pixel the mean over its own area."""
+
+    def thumbnail(self, max_px: int) -> np.ndarray:
+        """Read the whole slide with its longer side ``max_px`` pixels at most."""
+
+    def close(self) -> None:
+        """Give back file handles and caches."""
+
+
+class BaseSlide(ABC):
+    """What every reader shares: metadata, the choice of the level, resampling."""
+
+    reader_name = ""
+
+    def __init__(self, path: Path, *, mpp: Mpp | None = None, slide_id: str | None = None) -> None:
+        self.path = Path(path)
+        self.slide_id = slide_id or slide_id_of(self.path)
+        self.mpp: Mpp | None = None
+        self.mpp_source = "none"
+        self.objective_power: float | None = None
+        self.vendor = ""
+        self.levels: tuple[Level, ...] = ()
+        self._open()
+        if mpp is not None:
+            self.mpp, self.mpp_source = mpp, "stated"
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open the file; set levels, vendor, objective power, mpp and where it came from."""
+
+    @abstractmethod
+    def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
+        """Read a rectangle given in pixels of ``level``; white outside of the slide.
+
+        Raises:
+            SlideError: it cannot be read.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back file handles and caches."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}('{self.slide_id}', {self.extent.width} x {self.extent.height} px)"
+
+    @property
+    def extent(self) -> Extent:
+        """Extent of level 0, pixels."""
+        return self.levels[0].extent
+
+    def best_level(self, downsample: float) -> int:
+        """Return the coarsest level that is no coarser than ``downsample``."""
+        fine = [i for i, level in enumerate(self.levels) if level.downsample <= downsample * LEVEL_TOLERANCE]
+        return max(fine, key=lambda i: self.levels[i].downsample) if fine else 0
+
+    def read_region(self, box: BoxL0, extent_out: Extent) -> np.ndarray:
+        """Read ``box`` resampled to ``extent_out``, every output pixel the mean over its own area.
+
+        Raises:
+            SlideError: it cannot be read.
+        """
+        index = self.best_level(min(box.width / extent_out.width, box.height / extent_out.height))
+        scale = self.levels[index].downsample
+
+        def read(x: int, y: int, width: int, height: int) -> np.ndarray:
+            return self.read_level(index, x, y, Extent(width, height))
+
+        return read_resampled(read, box.x / scale, box.y / scale, box.width / scale, box.height / scale, extent_out)
+
+    def thumbnail(self, max_px: int) -> np.ndarray:
+        """Read the whole slide with its longer side ``max_px`` pixels at most (fewer when the slide is smaller)."""
+        ratio = max(1.0, max(self.extent.width, self.extent.height) / max_px)
+        out = Extent(max(1, round(self.extent.width / ratio)), max(1, round(self.extent.height / ratio)))
+        return self.read_overview(out)
+
+    def read_overview(self, out: Extent) -> np.ndarray:
+        """Read the whole slide as ``out``, in strips, so that a slide with one level only needs little memory."""
+        ratio = self.extent.height / out.height
+        width = self.extent.width
+        rows = max(1, int(16e6 / max(1.0, width * ratio)))
+        strips = [
+            self.read_region(BoxL0(0, top * ratio, width, min(rows, out.height - top) * ratio),
+                             Extent(out.width, min(rows, out.height - top)))
+            for top in range(0, out.height, rows)
+        ]  # fmt: skip
+        return np.concatenate(strips)
+
+    def flags(self) -> tuple[str, ...]:
+        """Return what is odd about the resolution, a phrase each."""
+        if self.mpp is None:
+            return ()
+        odd = []
+        if not ODD_MPP[0] <= self.mpp.mean <= ODD_MPP[1]:
+            odd.append(f"mpp {self.mpp.mean:.4g} is outside {ODD_MPP[0]}-{ODD_MPP[1]}")
+        if self.objective_power and not POWER_MPP[0] <= self.mpp.mean * self.objective_power <= POWER_MPP[1]:
+            odd.append(f"mpp {self.mpp.mean:.4g} does not go with an objective of {self.objective_power:g}x")
+        if abs(self.mpp.x / self.mpp.y - 1) > 0.01:
+            odd.append(f"mpp differs between x ({self.mpp.x:.4g}) and y ({self.mpp.y:.4g})")
+        return tuple(odd)
+
+
+def open_slide(
+    path: Path | str, *, mpp: Mpp | float | None = None, reader: str = "auto", slide_id: str | None = None
+) -> BaseSlide:
+    """Open a slide with the fastest reader that can read it.
+
+    Args:
+        path: a file, or a folder of DICOM files that make up one slide.
+        mpp: microns per pixel of level 0, when the user knows better than the file.
+        reader: a name of ``names.READERS``, or ``auto``: native, then openslide, then tiatoolbox.
+        slide_id: defaults to :func:`slide_id_of`.
+
+    Raises:
+        SlideError: it does not exist, is empty, or no reader can open it.
+    """
+    path = Path(path)
+    _check_there(path)
+    stated = Mpp(mpp, mpp) if isinstance(mpp, int | float) else mpp
+    names = _readers_for(path) if reader == "auto" else [reader]
+    reason = ""
+    for name in names:
+        opener: Callable[..., BaseSlide] = resolve(READERS, name, what="reader")
+        try:
+            return opener(path, mpp=stated, slide_id=slide_id)
+        except HistogenError as error:
+            # The general readers' reasons say more than that the native one declined.
+            reason = reason if name == "tiatoolbox" and reason else str(error)
+    raise SlideError(f"slide '{path}' cannot be opened ({reason}); check that it is a whole slide image")
+
+
+def _readers_for(path: Path) -> list[str]:
+    """TIAToolbox takes seconds to import (torch comes with it): only files that it may know better are its own."""
+    return [name for name in READERS if name != "tiatoolbox" or path.suffix.lower() in TIATOOLBOX_SUFFIXES]
+
+
+def require_mpp(slide: Slide) -> Mpp:
+    """Return the slide's microns per pixel.
+
+    Raises:
+        MissingMppError: it is not known.
+    """
+    if slide.mpp is None:
+        raise MissingMppError(
+            f"slide '{slide.slide_id}' has no mpp in its file; add a column 'mpp' to the manifest or pass --slide-mpp"
+        )
+    return slide.mpp
+
+
+def slide_id_of(path: Path) -> str:
+    """Return the id of a slide from its name: letters, digits and ``_ . + @ -`` as they are.
+
+    Every other character becomes ``_``; then a short hash of the name keeps two such slides apart.
+    """
+    stem = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
+    stem = stem.removesuffix(".ome")
+    plain = re.sub(r"[^A-Za-z0-9_.+@-]", "_", stem)
+    plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
+    return plain if plain == stem else f"{plain}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
+
+
+def level_downsample(base: Extent, level: Extent) -> float:
+    """Return the downsample of a level: the whole number that explains both sides up to rounding, else the mean ratio.
+
+    Writers round a level's extent, so 9274 / 2318 = 4.0009 stands for 4: pixels lie where 4 puts them.
+    """
+    ratio = ((base.width / level.width) * (base.height / level.height)) ** 0.5
+    whole = round(ratio)
+    sides = ((base.width, level.width), (base.height, level.height))
+    if whole >= 1 and all(math.floor(a / whole) - 1 <= b <= math.ceil(a / whole) for a, b in sides):
+        return float(whole)
+    return ratio
+
+
+def plausible_tag_mpp(x: float, y: float) -> bool:
+    """Whether a TIFF resolution tag can be a slide's: scanners' cameras, not the 72 or 300 dpi of office software."""
+    return 0.05 <= x <= 50 and 0.05 <= y <= 50
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise SlideError(f"slide '{path}' does not exist; check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise SlideError(f"slide '{path}' is empty (0 bytes); copy it again")

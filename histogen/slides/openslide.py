@@ -1,0 +1,85 @@
+"""Slides through OpenSlide: every format it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from histogen.errors import SlideError
+from histogen.geometry import Extent, Mpp
+from histogen.slides.base import WHITE, BaseSlide, Level, level_downsample, plausible_tag_mpp
+
+TAG_VENDORS = ("generic-tiff",)
+"""Vendors whose mpp OpenSlide takes from TIFF resolution tags, not from a scanner's metadata."""
+
+
+class OpenSlideSlide(BaseSlide):
+    """A slide read through OpenSlide. An error spoils an OpenSlide handle, so a fresh one is opened after it."""
+
+    reader_name = "openslide"
+
+    def _open(self) -> None:
+        handle = self._fresh()
+        self._handle: openslide.OpenSlide | None = handle
+        extents = [Extent(*dimensions) for dimensions in handle.level_dimensions]
+        self._scales = [float(d) for d in handle.level_downsamples]
+        self.levels = tuple(Level(extent, level_downsample(extents[0], extent)) for extent in extents)
+        properties = handle.properties
+        self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        power = properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
+        self.objective_power = float(power) if power else None
+        x, y = (properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+        if x and y and float(x) > 0 and float(y) > 0:
+            tags = self.vendor in TAG_VENDORS
+            if not tags or plausible_tag_mpp(float(x), float(y)):
+                self.mpp, self.mpp_source = Mpp(float(x), float(y)), "tiff tags" if tags else "metadata"
+
+    def _fresh(self) -> openslide.OpenSlide:
+        try:
+            return openslide.OpenSlide(dicom_member(self.path))
+        except openslide.OpenSlideError as error:
+            raise SlideError(f"'{self.path.name}' is not opened by OpenSlide: {error}") from error
+
+    def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
+        """Read a rectangle given in pixels of ``level``; white outside of the slide."""
+        if self._handle is None:
+            self._handle = self._fresh()
+        scale = self._scales[level]
+        try:
+            image = self._handle.read_region((round(x * scale), round(y * scale)), level, (extent.width, extent.height))
+        except openslide.OpenSlideError as error:
+            self.close()
+            where = f"level {level} at ({x}, {y}), {extent.width} x {extent.height} px"
+            raise SlideError(f"slide '{self.slide_id}' cannot be read at {where}: {error}") from error
+        return _on_white(np.asarray(image))
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.close()
+
+
+def dicom_member(path: Path) -> Path:
+    """Return ``path``, or for a folder of DICOM files its first one, by which OpenSlide finds the others.
+
+    Raises:
+        SlideError: the folder holds no DICOM file.
+    """
+    if not path.is_dir():
+        return path
+    members = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
+    if not members:
+        raise SlideError(f"folder '{path}' holds no DICOM files; check the path")
+    return members[0]
+
+
+def _on_white(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3]
+    rgb = np.ascontiguousarray(rgba[..., :3])
+    if alpha.min() < 255:
+        weight = alpha[..., None].astype(np.float32) / 255
+        rgb = (rgb * weight + WHITE * (1 - weight) + 0.5).astype(np.uint8)
+    return rgb

@@ -1,0 +1,61 @@
+"""Slides that OpenSlide cannot open, through TIAToolbox: some OME-TIFF and NGFF images, JPEG 2000, flat images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from histogen.errors import MissingDependencyError, SlideError
+from histogen.geometry import Extent, Mpp
+from histogen.slides.base import WHITE, BaseSlide, Level, level_downsample, plausible_tag_mpp
+from histogen.slides.openslide import dicom_member
+
+
+class TiatoolboxSlide(BaseSlide):
+    """A slide read through ``tiatoolbox.wsicore.WSIReader``. Importing TIAToolbox takes seconds: it is asked last."""
+
+    reader_name = "tiatoolbox"
+
+    def _open(self) -> None:
+        handle: Any = _open_reader(self)
+        self._handle = handle
+        info = handle.info
+        extents = [Extent(int(width), int(height)) for width, height in info.level_dimensions]
+        if not extents or len(info.level_dimensions[0]) != 2:
+            raise SlideError(f"'{self.path.name}' has no levels that TIAToolbox can read")
+        self.levels = tuple(Level(extent, level_downsample(extents[0], extent)) for extent in extents)
+        self.vendor = str(info.vendor or "unknown").lower()
+        self.objective_power = float(info.objective_power) if info.objective_power else None
+        if info.mpp is not None and plausible_tag_mpp(*(float(v) for v in info.mpp)):
+            self.mpp, self.mpp_source = Mpp(*(float(v) for v in info.mpp)), "metadata"
+        probe = self.read_level(len(self.levels) - 1, 0, 0, Extent(8, 8))
+        if probe.shape != (8, 8, 3):
+            raise SlideError(f"'{self.path.name}' has {probe.shape[-1]} channels, not the three of a stained slide")
+
+    def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
+        """Read a rectangle given in pixels of ``level``; white outside of the slide."""
+        scale = self.levels[level].downsample
+        try:
+            pixels = self._handle.read_rect(
+                (round(x * scale), round(y * scale)), (extent.width, extent.height), resolution=level, units="level",
+                coord_space="baseline", pad_mode="constant", pad_constant_values=WHITE,
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
+            where = f"level {level} at ({x}, {y}), {extent.width} x {extent.height} px"
+            raise SlideError(f"slide '{self.slide_id}' cannot be read at {where}: {error}") from error
+        return np.ascontiguousarray(pixels[..., :3].astype(np.uint8, copy=False))
+
+    def close(self) -> None:
+        """TIAToolbox keeps no handle that has to be given back."""
+
+
+def _open_reader(slide: BaseSlide) -> Any:
+    try:
+        from tiatoolbox.wsicore.wsireader import WSIReader
+    except ImportError as error:
+        raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
+    try:
+        return WSIReader.open(dicom_member(slide.path))
+    except Exception as error:  # noqa: BLE001  its readers raise whatever their libraries raise
+        raise SlideError(f"'{slide.path.name}' is not opened by TIAToolbox: {error}") from error

@@ -1,0 +1,102 @@
+"""The plan of one slide: which tiles it has, computed once, before a pixel of level 0 is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from histogen.errors import SlideError
+from histogen.geometry import Extent
+from histogen.slides.base import BaseSlide, require_mpp
+from histogen.tiles.grid import Grid
+from histogen.tiles.spec import TissueSettings
+from histogen.tiles.tissue import TissueMask, find_tissue
+
+MAX_OVERVIEW_PX = 12_000
+THUMBNAIL_PX = 1600
+
+
+@dataclass(frozen=True)
+class SlidePlan:
+    """The kept tiles of one slide: column and row on the grid, and what the overview says of each [N]."""
+
+    grid: Grid
+    columns: np.ndarray
+    rows: np.ndarray
+    tissue_fraction: np.ndarray
+    pen_fraction: np.ndarray
+    tissue: TissueMask
+    overview: np.ndarray
+    """uint8 RGB [h, w, 3]."""
+
+    @property
+    def positions_l0(self) -> tuple[np.ndarray, np.ndarray]:
+        """Left and top of each tile, float64 [N], level-0 pixels."""
+        return self.grid.positions_l0(self.columns, self.rows)
+
+
+def plan_slide(
+    slide: BaseSlide, grid: Grid, *, tissue: TissueSettings, min_tissue_fraction: float, max_pen_fraction: float
+) -> SlidePlan:
+    """Find the tissue of a slide and keep the tiles with enough of it.
+
+    Raises:
+        MissingMppError: its resolution is not known.
+        SlideError: its overview cannot be read, it is smaller than a tile, or no tile has enough tissue.
+    """
+    slide_mpp = require_mpp(slide)
+    if grid.num_columns * grid.num_rows == 0:
+        across, down = (round(v) for v in grid.size_l0)
+        extent = f"{slide.extent.width} x {slide.extent.height}"
+        raise SlideError(
+            f"slide '{slide.slide_id}' ({extent} px) is smaller than one tile ({across} x {down} px of level 0); "
+            "choose a smaller tile, or edge=pad"
+        )
+    overview, mpp = read_overview(slide, tissue.mpp, slide_mpp.mean)
+    mask = find_tissue(overview, mpp, slide.extent, tissue)
+    columns, rows = grid.cells()
+    x_l0, y_l0 = grid.positions_l0(columns, rows)
+    fraction = mask.fractions(x_l0, y_l0, grid.size_l0)
+    pen = mask.pen_fractions(x_l0, y_l0, grid.size_l0)
+    keep = (fraction >= min_tissue_fraction) & (pen <= max_pen_fraction)
+    if not keep.any():
+        raise SlideError(
+            f"slide '{slide.slide_id}' has no tile with {min_tissue_fraction:.0%} of tissue "
+            f"(method {tissue.method}; the best of {len(columns)} tiles has {fraction.max():.0%}); "
+            "try tissue.faint=true, another tissue.method, or a lower min_tissue_fraction"
+        )
+    return SlidePlan(grid, columns[keep], rows[keep], fraction[keep], pen[keep], mask, overview)
+
+
+def read_overview(slide: BaseSlide, mpp: float, slide_mpp: float) -> tuple[np.ndarray, float]:
+    """Read the whole slide at ``mpp`` (coarser when it would be huge, never finer than it is); also say its mpp."""
+    longest = max(slide.extent.width, slide.extent.height)
+    ratio = max(1.0, mpp / slide_mpp, longest / MAX_OVERVIEW_PX)
+    out = Extent(max(1, round(slide.extent.width / ratio)), max(1, round(slide.extent.height / ratio)))
+    return slide.read_overview(out), slide_mpp * slide.extent.width / out.width
+
+
+def draw_thumbnail(plan: SlidePlan) -> np.ndarray:
+    """Return the overview with the tissue's outline (green), ink (yellow) and the kept tiles; uint8 RGB [h, w, 3]."""
+    scale = min(1.0, THUMBNAIL_PX / max(plan.overview.shape[:2]))
+    extent = tuple(max(1, round(side * scale)) for side in plan.overview.shape[1::-1])
+    picture = cv2.resize(plan.overview, extent, interpolation=cv2.INTER_AREA)
+    shade = picture.copy()
+    to_px = (extent[0] / plan.grid.slide_extent.width, extent[1] / plan.grid.slide_extent.height)
+    width, height = plan.grid.size_l0
+    boxes = [
+        ((round(x * to_px[0]), round(y * to_px[1])), (round((x + width) * to_px[0]), round((y + height) * to_px[1])))
+        for x, y in zip(*(v.tolist() for v in plan.positions_l0), strict=True)
+    ]
+    for corner, opposite in boxes:
+        cv2.rectangle(shade, corner, opposite, (40, 110, 255), -1)
+    picture = cv2.addWeighted(shade, 0.18, picture, 0.82, 0)
+    for corner, opposite in boxes:
+        cv2.rectangle(picture, corner, opposite, (40, 90, 220), 1)
+    for mask, colour in ((plan.tissue.mask, (0, 160, 60)), (plan.tissue.pen, (240, 190, 0))):
+        small = cv2.resize(mask.astype(np.uint8), extent, interpolation=cv2.INTER_NEAREST)
+        outlines, _ = cv2.findContours(small, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, colour, 2)
+    return picture
