@@ -30,7 +30,7 @@ def drawn_tiles(num_tiles: int, tile_px: int, seed: int = 0) -> NDArray[np.uint8
     weight = positions - low
     rows = coarse[:, low] * (1 - weight)[:, None, None] + coarse[:, low + 1] * weight[:, None, None]
     tiles = rows[:, :, low] * (1 - weight)[:, None] + rows[:, :, low + 1] * weight[:, None]
-    return tiles.round().astype(np.uint8)
+    return np.ascontiguousarray(tiles.round().astype(np.uint8))
 
 
 class StoreContract:
