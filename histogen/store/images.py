@@ -95,9 +95,9 @@ def _centre_square(pixels: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]
     if (height, width) == (tile_px, tile_px):
         return pixels
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.BICUBIC, box=box))
+    left, top = (width - side) // 2, (height - side) // 2
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
+    return np.asarray(square.resize((tile_px, tile_px), Image.Resampling.BICUBIC))
 
 
 def _reason(error: BaseException) -> str:
