@@ -77,12 +77,13 @@ def chain(config: RunConfig) -> list[Stage]:
     def add(name: str, module: str, config_class: str, settings: Mapping[str, Any], **given: Any) -> None:
         stages.append(Stage(name, module, config_class, settings, given, needs_labels=name == "benchmark"))
 
-    slides = config.slides
+    slides, annotations = config.slides, {}
     if config.draw is not None:
         add("slides", "draw", "DrawConfig", config.draw, out=out / "slides")
-        slides = [out / "slides"]
+        slides, annotations = [out / "slides"], {"annotations": out / "slides"}
     if config.images is None:
-        add("tiles", "tile", "TileConfig", config.tile, slides=slides, out=out / "tiles")
+        add("tiles", "tile", "TileConfig", config.tile, slides=slides, out=out / "tiles",
+            **annotations)  # fmt: skip
         tiles = [out / "tiles"]
     else:
         tiles = [out / "tiles.zarr"]

@@ -59,6 +59,8 @@ class TileConfig(BulkConfig):
     """Step between tiles, pixels; default: tile_px, no overlap."""
     edge: Literal["drop", "pad"] = "drop"
     """Tiles that reach over the slide's border: left out, or filled with white."""
+    max_enlargement: float = Field(default=2.0, ge=1)
+    """How many times coarser than the tiles a slide may be; beyond it tiles would show interpolation, not tissue."""
     reader: Literal["auto", "native", "openslide", "tiatoolbox"] = "auto"
     slide_mpp: float | None = Field(default=None, gt=0)
     """Microns per pixel of level 0 of slides that do not state theirs; a manifest's goes before, a file's after it."""
@@ -215,9 +217,15 @@ def build_grid(slide: BaseSlide, config: TileConfig) -> Grid:
 
     Raises:
         MissingMppError: the slide's resolution is not known.
+        SlideError: the slide is so coarse that its tiles would be enlarged beyond ``max_enlargement``.
     """
     mpp = require_mpp(slide)
     target = mpp.mean if config.mpp == "native" else float(config.mpp)
+    if mpp.mean > target * config.max_enlargement:
+        raise SlideError(
+            f"slide '{slide.slide_id}' is at {mpp.mean:.4g} microns per pixel, {mpp.mean / target:.3g} times coarser than "
+            f"the tiles; choose a coarser mpp, or raise max_enlargement ({config.max_enlargement:g})"
+        )
     stride = config.tile_px if config.stride_px is None else config.stride_px
     return Grid(slide.extent, mpp, config.tile_px, stride, target, config.edge)
 
