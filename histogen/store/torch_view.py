@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from histogen.store.tile_set import TileSet
 
 
 class TorchTiles(Dataset[torch.Tensor]):
-    """Tiles as uint8 tensors [3, H, W]; a loader's workers may be forked or spawned."""
+    """Tiles as uint8 tensors [3, H, W]; a loader's workers may be forked or spawned.
+
+    A sequence of indices gives a whole batch [B, 3, H, W] (channels last in memory), decoded by a worker straight into
+    shared memory. That is the fast way to feed a GPU::
+
+        batches = BatchSampler(RandomSampler(dataset), 256, drop_last=True)
+        DataLoader(dataset, sampler=batches, batch_size=None, num_workers=8)
+    """
 
     def __init__(self, tiles: TileSet) -> None:
         self.tiles = tiles
@@ -19,9 +26,12 @@ class TorchTiles(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(self.tiles[index]).permute(2, 0, 1)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:
-        """Return a batch at once, so that a loader's worker decodes it in one call."""
-        return list(torch.from_numpy(self.tiles.read_tiles(indices)).permute(0, 3, 1, 2))
+    def __getitem__(self, index: int | Sequence[int]) -> torch.Tensor:
+        """Return one tile, or a batch of tiles in the order of the indices."""
+        if not isinstance(index, Sequence):
+            return torch.from_numpy(self.tiles[int(index)]).permute(2, 0, 1)
+        batch = torch.empty((len(index), self.tiles.tile_px, self.tiles.tile_px, 3), dtype=torch.uint8)
+        if get_worker_info() is not None:
+            batch.share_memory_()
+        self.tiles.read_tiles(index, out=batch.numpy())
+        return batch.permute(0, 3, 1, 2)

@@ -214,11 +214,18 @@ def test_reading_needs_neither_zarr_nor_torch(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
 
 
-def test_a_torch_loader_with_forked_workers_reads_every_tile_once(tiles: TileSet, oracle: np.ndarray) -> None:
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_torch_loader_with_forked_workers_reads_every_tile_once(
+    tiles: TileSet, oracle: np.ndarray, batched: bool
+) -> None:
     torch = pytest.importorskip("torch")
+    data = torch.utils.data
     dataset = tiles.as_torch_dataset()
     np.testing.assert_array_equal(dataset[3].numpy().transpose(1, 2, 0), oracle[3])
-    loader = torch.utils.data.DataLoader(dataset, batch_size=256, num_workers=2, multiprocessing_context="fork")
+    sampling = {"batch_size": 256}
+    if batched:
+        sampling = {"sampler": data.BatchSampler(range(len(dataset)), 256, drop_last=False), "batch_size": None}
+    loader = data.DataLoader(dataset, num_workers=2, multiprocessing_context="fork", **sampling)
     for _ in range(2):
         pixels = torch.cat(list(loader)).permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(pixels, oracle)
