@@ -17,6 +17,7 @@ from . import (
     benchmark,
     demo,
     embed,
+    fidelity,
     import_images,
     inspect,
     pretrain,
@@ -48,6 +49,7 @@ for module, panel in (
     (train_autoencoder, "Synthetic tiles"),
     (train_eldm, "Synthetic tiles"),
     (synthesize, "Synthetic tiles"),
+    (fidelity, "Synthetic tiles"),
 ):
     app.command(module.NAME, rich_help_panel=panel)(module.command)
 

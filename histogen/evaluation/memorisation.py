@@ -13,7 +13,7 @@ nearest-neighbour distance" idea; a ratio near 1 is a tile as new as a real one,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -99,12 +99,10 @@ def nearest_tiles(
     *,
     exclude: NDArray[np.integer] | None = None,
     device: str = "cpu",
-    advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return distance [M] to, and index [M] of, the training tile nearest to each query under any symmetry.
 
-    ``exclude`` [M] names one training tile per query that does not count (itself). ``advance`` is called with the
-    number of queries done.
+    ``exclude`` [M] names one training tile per query that does not count (itself).
     """
     if not len(queries) or not len(training):
         raise ConfigError(f"{len(queries)} tiles cannot be compared with {len(training)} training tiles")
@@ -117,7 +115,6 @@ def nearest_tiles(
         distance, index = _nearest_over_views(views, reference, skipped)
         distances.append(distance.sqrt().cpu())
         indices.append(index.cpu())
-        advance(len(index))
     return torch.cat(distances).numpy(), torch.cat(indices).numpy()
 
 
@@ -126,13 +123,12 @@ def copy_scores(
     training: Descriptors,
     *,
     device: str = "cpu",
-    advance: Callable[[int], None] = lambda _: None,
 ) -> CopyScores:
     """Return each query's distance to its nearest training tile, over that tile's own to its nearest other one.
 
     Both come from tiles with a layout only (:func:`has_layout`).
     """
-    distance, nearest = nearest_tiles(queries, training, device=device, advance=advance)
+    distance, nearest = nearest_tiles(queries, training, device=device)
     found, position = np.unique(nearest, return_inverse=True)
     usual = nearest_tiles(training[found], training, exclude=found, device=device)[0]
     # Training sets hold exact duplicates, whose distance is zero.

@@ -8,6 +8,7 @@ from pathlib import Path
 from histogen.report import page
 from histogen.report.benchmark import benchmark_section, headline
 from histogen.report.curves import training_section
+from histogen.report.fidelity import fidelity_section
 from histogen.report.stages import InterpolationRow, RunReport, SlidePicture, SourceRow, StageTime
 
 MAX_SLIDES_IN_FULL = 12
@@ -29,6 +30,8 @@ def report_html(report: RunReport) -> str:
         sections.append(synthesis_section(report.sources))
     if report.interpolations:
         sections.append(interpolation_section(report.interpolations))
+    if report.fidelity is not None:
+        sections.append(fidelity_section(report.fidelity))
     if report.training:
         sections.append(training_section(report.training))
     if report.stages:

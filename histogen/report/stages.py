@@ -84,7 +84,7 @@ class StageTime:
 class RunReport:
     """Everything a page can show of a chain; what is left out is not shown.
 
-    ``benchmark`` is the content of ``benchmark.json``; ``configs`` maps a stage's name to its resolved YAML.
+    ``benchmark`` and ``fidelity`` are the contents of their JSON files; ``configs`` maps a stage's name to its YAML.
     """
 
     title: str
@@ -95,6 +95,7 @@ class RunReport:
     interpolations: Sequence[InterpolationRow] = ()
     training: Sequence[Training] = ()
     benchmark: Mapping[str, Any] | None = None
+    fidelity: Mapping[str, Any] | None = None
     stages: Sequence[StageTime] = ()
     configs: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, object] = field(default_factory=dict)

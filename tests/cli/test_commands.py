@@ -10,9 +10,9 @@ import pytest
 
 ALL = (
     "tile", "import-images", "inspect", "pretrain", "embed", "train-autoencoder", "train-eldm", "synthesize",
-    "benchmark", "run", "demo",
+    "fidelity", "benchmark", "run", "demo",
 )  # fmt: skip
-BULK = ("tile", "import-images", "embed", "synthesize", "benchmark", "run", "demo")
+BULK = ("tile", "import-images", "embed", "synthesize", "fidelity", "benchmark", "run", "demo")
 
 
 def histogen(*words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,46 @@
+"""``histogen fidelity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+
+NAME = "fidelity"
+
+
+def command(
+    tiles: Tiles = None,
+    synthetic: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]DIR", help="Synthetic tiles to judge; repeatable.")
+    ] = None,
+    held_out: Annotated[
+        list[Path] | None, typer.Option(metavar="TILES", help="Real tiles that the E-LDM has not seen; repeatable.")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]E", help="An encoder that looks at the tiles; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables and the page go.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Judge synthetic tiles against held-out real ones: distances, likeness to their sources, copies of training tiles.
+
+    Example: histogen fidelity tiles/ --synthetic generative/ --held-out test-tiles/ --encoder runs/dino --out fidelity/
+    """
+    from histogen.pipelines import fidelity as pipeline
+
+    execute(
+        pipeline.FidelityConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
+        held_out=held_out, encoders=encoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
+        workers=workers, scheduler=scheduler,
+    )  # fmt: skip

@@ -1,0 +1,229 @@
+"""``histogen fidelity``: are synthetic tiles like real ones, of the kind asked for, and not copies?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+import histogen
+from histogen.config import BulkConfig
+from histogen.diffusion.conditioning import slerp
+from histogen.encoders.base import load_encoder
+from histogen.errors import ConfigError, StoreError
+from histogen.evaluation import memorisation
+from histogen.evaluation.compare import (
+    FidelitySettings,
+    copy_figures,
+    distribution_figures,
+    drawn_rows,
+    nearest_other,
+    source_figures,
+)
+from histogen.files import write_atomic
+from histogen.pipelines.benchmark import named_specs
+from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
+from histogen.progress import Bar, progress_bar
+from histogen.report.fidelity import CopyPair, fidelity_table, fidelity_text, write_fidelity_page
+from histogen.store.tile_set import TileSet, open_tiles
+from histogen.training.processes import resolve_device
+
+JSON_NAME, PAGE_NAME, TABLE_NAME = "fidelity.json", "fidelity.html", "fidelity.md"
+MAX_PAIRS = 12
+TILES_PER_READ = 256
+
+
+class FidelityConfig(BulkConfig):
+    """Which synthetic sets, against which real tiles, seen by which encoders."""
+
+    tiles: list[Path] = Field(min_length=1)
+    """The real tiles that the E-LDM was trained on and the synthetic tiles were made from."""
+    train_where: dict[str, Any] = {}
+    """Which of ``tiles`` trained it, by column, for example ``{split: train}``; all of them by default."""
+    held_out: list[Path] = Field(min_length=1)
+    """Real tiles that it was not trained on; may be the same stores when ``train_where`` tells them apart."""
+    held_out_where: dict[str, Any] = {}
+    """Which of ``held_out`` to take, for example ``{split: test}``."""
+    synthetic: list[str] = Field(min_length=1)
+    """Folders of ``synthesize``, as ``DIR`` or ``NAME=DIR``."""
+    encoders: list[str] = Field(min_length=1)
+    """Encoders that look at the tiles, as ``SPEC`` or ``NAME=SPEC``; more than one is wise."""
+    compare: FidelitySettings = FidelitySettings()
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The tiles of one run: ``real`` all of ``tiles``, ``train`` those of them that trained, and the rest."""
+
+    real: TileSet
+    train: TileSet
+    held_out: TileSet
+    synthetic: dict[str, TileSet]
+
+
+def run(config: FidelityConfig) -> Outcome:
+    """Compare, and write ``fidelity.json``, ``fidelity.md`` and ``fidelity.html``."""
+    folders = named_specs(config.synthetic)
+    sets = _open(config, folders)
+    specs = named_specs(config.encoders)
+    device = str(resolve_device(config.device))
+    cards = {name: load_encoder(spec).card for name, spec in specs.items()}
+    inputs = {"train": sets.train.content_hash, "held_out": sets.held_out.content_hash}
+    inputs |= {name: tiles.content_hash for name, tiles in sets.synthetic.items()}
+    out = claim_output(config, command="fidelity", inputs=inputs | {name: c.name for name, c in cards.items()})
+    _embed_all(config, list(folders.values()), list(specs.values()))
+    encoders = []
+    with progress_bar("compare", total=len(specs) * (len(sets.synthetic) + 2), unit="sets") as bar:
+        for name, card in cards.items():
+            figures = compare_sets(sets, card.name, config, device, bar)
+            encoders.append({"name": name, "spec": specs[name], "card": card.to_json(), **figures})
+    copies, pairs = find_copies(sets, config, device)
+    fidelity = {
+        "histogen": histogen.__version__,
+        "num_train": len(sets.train),
+        "num_held_out": len(sets.held_out),
+        "settings": config.compare.model_dump(mode="json"),
+        "encoders": encoders,
+        "copies": copies,
+    }
+    write_atomic(out / JSON_NAME, json.dumps(fidelity, indent=1))
+    write_atomic(out / TABLE_NAME, fidelity_table(fidelity))
+    write_fidelity_page(out / PAGE_NAME, fidelity, pairs, config=(out / CONFIG_NAME).read_text())
+    finish_output(out, fidelity=JSON_NAME, page=PAGE_NAME)
+    return Outcome(out, fidelity_text(fidelity), results=fidelity)
+
+
+def compare_sets(sets: _Sets, key: str, config: FidelityConfig, device: str, bar: Bar) -> dict[str, Any]:
+    """Return the figures of every synthetic set and of two baselines made of real tiles, all of one size."""
+    settings, seed = config.compare, config.seed
+    held_out = sets.held_out.embeddings(key)
+    reference = held_out[drawn_rows(len(held_out), settings.max_tiles, seed=seed, name="held out")]
+    real, train = sets.real.embeddings(key), sets.train.embeddings(key)
+    size = min(settings.max_tiles, len(train), *(len(tiles) for tiles in sets.synthetic.values()))
+    results: list[dict[str, Any]] = []
+
+    def add(name: str, kind: str, embeddings: NDArray[np.floating], extra: dict[str, Any]) -> None:
+        rows = drawn_rows(len(embeddings), size, seed=seed, name=name)
+        figures = distribution_figures(reference, embeddings[rows], settings, seed=seed, device=device)
+        results.append({"name": name, "kind": kind, **figures, **extra})
+        bar.advance()
+
+    for name, tiles in sets.synthetic.items():
+        synthetic, (sources, conditions) = tiles.embeddings(key), _conditions(tiles, sets.real, real)
+        add(name, "synthetic", synthetic, source_figures(synthetic, conditions, sources, real, device=device))
+    add("training tiles", "baseline", train, {})
+    rows = drawn_rows(len(train), size, seed=seed, name="nearest")
+    nearest = nearest_other(train, rows, device=device)
+    extra = source_figures(train[nearest], train[rows], rows, train, device=device)
+    add("nearest real tile", "baseline", train[nearest], extra)
+    return {"num_compared": size, "num_reference": len(reference), "sets": results}
+
+
+def find_copies(
+    sets: _Sets, config: FidelityConfig, device: str
+) -> tuple[list[dict[str, Any]], dict[str, list[CopyPair]]]:
+    """Return the copy report of every synthetic set, and its nearest pairs as pictures."""
+    limit, seed = config.compare.max_tiles, config.seed
+    total = len(sets.train) + min(limit, len(sets.held_out)) + sum(min(limit, len(s)) for s in sets.synthetic.values())
+    reports, pictures = [], {}
+    with progress_bar("copies", total=total, unit="tiles") as bar:
+        train_rows, train = _layouts(sets.train, np.arange(len(sets.train)), bar)
+        held_rows = drawn_rows(len(sets.held_out), limit, seed=seed, name="held out")
+        _, held_out = _layouts(sets.held_out, held_rows, bar)
+        usual = memorisation.copy_scores(held_out, train, device=device)
+        for name, tiles in sets.synthetic.items():
+            rows = drawn_rows(len(tiles), limit, seed=seed, name=name)
+            judged, layouts = _layouts(tiles, rows, bar)
+            scores = memorisation.copy_scores(layouts, train, device=device)
+            report = memorisation.report_copies(scores, usual, quantile=config.compare.copy_quantile)
+            nearest = np.argsort(scores.ratio, kind="stable")[:MAX_PAIRS]
+            pairs = [
+                CopyPair(
+                    tiles.ids(judged[i])[0],
+                    sets.train.ids(train_rows[scores.nearest[i]])[0],
+                    float(scores.ratio[i]),
+                    bool(scores.ratio[i] < report.threshold),
+                    tiles[int(judged[i])],
+                    sets.train[int(train_rows[scores.nearest[i]])],
+                )
+                for i in nearest
+            ]
+            counts = {"set": name, "judged": len(judged), "plain": len(rows) - len(judged)}
+            listed = [{"synthetic": p.synthetic, "training": p.training, "ratio": p.ratio} for p in pairs]
+            reports.append({**counts, **copy_figures(report, scores, usual), "pairs": listed})
+            pictures[name] = pairs
+    return reports, pictures
+
+
+def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:
+    real = open_tiles(config.tiles)
+    train = real.where(config.train_where) if config.train_where else real
+    held_out = open_tiles(config.held_out, where=config.held_out_where or None)
+    both = set(train.ids()) & set(held_out.ids())
+    if both:
+        raise ConfigError(
+            f"{len(both)} held-out tiles are training tiles too (one is {min(both)}); "
+            "set train_where and held_out_where so that none is in both"
+        )
+    synthetic = {name: open_tiles(Path(folder)) for name, folder in folders.items()}
+    for name, tiles in synthetic.items():
+        if not tiles.has_column("source_store"):
+            raise StoreError(f"'{folders[name]}' holds no synthetic tiles (no column 'source_store'); check the path")
+    return _Sets(real, train, held_out, synthetic)
+
+
+def _embed_all(config: FidelityConfig, folders: Sequence[str], specs: Sequence[str]) -> None:
+    for spec in specs:
+        for paths in (config.tiles, config.held_out, *([Path(folder)] for folder in folders)):
+            ensure_embeddings(
+                paths, spec, device=config.device, workers=config.workers, scheduler=config.scheduler
+            )  # fmt: skip
+
+
+def _conditions(
+    synthetic: TileSet, real: TileSet, embeddings: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Return the row of each tile's source in ``real``, and the embedding that it was made from."""
+    sources = _rows_in(real, synthetic, "source")
+    partners = synthetic.column("partner_index")
+    paired = np.flatnonzero(partners >= 0)
+    conditions = embeddings[sources].astype(np.float32)
+    if len(paired):
+        partner_rows = _rows_in(real, synthetic.subset(paired), "partner")
+        alpha = torch.as_tensor(synthetic.column("alpha")[paired].astype(np.float64))
+        first, second = torch.from_numpy(conditions[paired]), torch.from_numpy(embeddings[partner_rows])
+        conditions[paired] = slerp(first, second, alpha).numpy()
+    return sources, conditions
+
+
+def _rows_in(real: TileSet, synthetic: TileSet, role: str) -> NDArray[np.int64]:
+    names = synthetic.categories(f"{role}_store")
+    position = {identity: row for row, identity in enumerate(real.ids())}
+    codes, indices = synthetic.column(f"{role}_store"), synthetic.column(f"{role}_index")
+    wanted = [f"{names[code]}:{index}" for code, index in zip(codes.tolist(), indices.tolist(), strict=True)]
+    missing = next((identity for identity in wanted if identity not in position), None)
+    if missing is not None:
+        raise StoreError(f"tile {missing}, the {role} of a synthetic tile, is not among the tiles given; add its store")
+    return np.array([position[identity] for identity in wanted], dtype=np.int64)
+
+
+def _layouts(tiles: TileSet, rows: NDArray[np.int64], bar: Bar) -> tuple[NDArray[np.int64], memorisation.Descriptors]:
+    """Return the rows whose tiles have a layout, and their descriptors."""
+    parts = []
+    for start in range(0, len(rows), TILES_PER_READ):
+        part = rows[start : start + TILES_PER_READ]
+        parts.append(memorisation.layout_descriptor(tiles.read_tiles(part)))
+        bar.advance(len(part))
+    described = np.concatenate(parts)
+    judged = memorisation.has_layout(described)
+    if not judged.any():
+        raise ConfigError(f"all of {len(rows)} tiles are plain (no contrast): copies cannot be looked for")
+    return rows[judged], described[judged]
