@@ -1,0 +1,205 @@
+"""``histogen pretrain``: DINO on tile stores; with synthetic stores of the same tiles, Gen-DINO."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from histogen.config import StageConfig
+from histogen.encoders.checkpoint import check_complete
+from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
+from histogen.errors import ConfigError
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_complete, read_run
+from histogen.seeds import derive_seed
+from histogen.ssl.augment import Normalisation
+from histogen.ssl.batches import BatchReader, ReadAhead
+from histogen.ssl.card import write_card
+from histogen.ssl.initial import start_from
+from histogen.ssl.networks import build_networks, model_arguments
+from histogen.ssl.settings import SslSettings
+from histogen.ssl.sources import Interpolations, SyntheticTiles, link_interpolated, link_synthetic
+from histogen.ssl.statistics import measure
+from histogen.ssl.task import DinoTask, Schedules, resolve_precision
+from histogen.store.tile_set import TileSet
+from histogen.training import processes
+from histogen.training.checkpoint import weights_sha256
+from histogen.training.loop import fit
+
+MAX_CHECKPOINT_STEPS = 1000
+
+
+class PretrainConfig(StageConfig, SslSettings):
+    """What ``histogen pretrain`` understands besides the settings of the method."""
+
+    tiles: list[Path]
+    """Tile stores, folders of them, or manifests. Labels in them are not read."""
+    where: dict[str, Any] = Field(default_factory=dict)
+    """Keep the tiles whose columns have these values, for example ``{split: train}``."""
+    generative: Path | None = None
+    """Generative stores of these tiles: pair views."""
+    interpolated: Path | None = None
+    """Interpolated stores of these tiles: the disentanglement loss."""
+    init_from: str | None = None
+    """Start from the weights of this encoder (a run, ``timm:NAME``, a DINO ``.pth``) instead of from nothing."""
+    init_partial: bool = False
+    """Take what fits of ``init_from`` and leave the rest; otherwise a partial load is an error."""
+    workers: int = Field(default=2, ge=0)
+    """Threads that decode tiles ahead of the step; 0 decodes when asked. No result depends on it."""
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; an epoch, but at most 1,000 steps, when not given."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints that are kept."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps in one row of ``metrics.jsonl``."""
+
+
+def run(config: PretrainConfig) -> Outcome:
+    """Train, and export the teacher's backbone to ``out/encoder``.
+
+    Everything that can be wrong with the input is said before the first step.
+
+    Raises:
+        ConfigError, StoreError, EncoderError: an input cannot be used.
+        OutputExistsError: ``out`` exists and neither resume nor overwrite is set.
+        TrainingStoppedError: the loss was not finite three steps in a row, or the encoder collapsed.
+    """
+    device = processes.resolve_device(config.device)
+    with processes.process_group(device):
+        return _run(config, device)
+
+
+def _run(config: PretrainConfig, device: torch.device) -> Outcome:
+    tiles = TileSet.open_(list(config.tiles), where=config.where or None)
+    generative, interpolations = open_synthetic(config, tiles)
+    inputs = {"tiles": tiles.content_hash}
+    if generative is not None:
+        inputs["generative"] = generative.synthetic.content_hash
+    if interpolations is not None:
+        inputs["interpolated"] = interpolations.tiles.synthetic.content_hash
+    check_input(config, tiles, device)
+    reader = BatchReader(
+        tiles, config.optim.batch, seed=config.seed, generative=generative, interpolations=interpolations,
+        gen=config.gen, dis=config.dis, process=processes.rank(), num_processes=processes.world_size(),
+        threads=config.workers,
+    )  # fmt: skip
+    num_steps = config.optim.num_steps or max(1, round(config.optim.epochs * reader.steps_per_epoch))
+    if processes.is_main():
+        claim_output(config, command="pretrain", inputs=inputs)
+    processes.barrier()
+    if is_complete(config.out):
+        return _outcome(config, tiles)
+    return _train(config, tiles, reader, num_steps, device)
+
+
+def _train(
+    config: PretrainConfig, tiles: TileSet, reader: BatchReader, num_steps: int, device: torch.device
+) -> Outcome:
+    networks = build_networks(config, seed=derive_seed(config.seed, "weights"))
+    notes: dict[str, Any] = {}
+    if config.init_from:
+        report = start_from(config.init_from, networks)
+        if not config.init_partial:
+            check_complete(report, what=config.init_from)
+        notes["init_from"] = report.sentence()
+    normalisation = normalisation_of(config, tiles)
+    schedules = Schedules.build(config, num_steps=num_steps, steps_per_epoch=reader.steps_per_epoch)
+    ahead = ReadAhead(reader, num_steps=num_steps, depth=2 if config.workers else 0)
+    task = DinoTask(config, networks, ahead, schedules, normalisation, seed=config.seed, device=device)
+    start = time.monotonic()
+    try:
+        last = fit(
+            task, run_dir=config.out, num_steps=num_steps, keep=config.keep, log_every=config.log_every,
+            checkpoint_every=config.checkpoint_every or min(reader.steps_per_epoch, MAX_CHECKPOINT_STEPS),
+            resume=config.resume, description=method_of(config), items_per_step=config.optim.batch, item_name="tiles",
+        )  # fmt: skip
+    finally:
+        ahead.close()
+    if processes.is_main():
+        _export(config, task, tiles, normalisation, num_steps, {**notes, **last}, time.monotonic() - start)
+    processes.barrier()
+    return _outcome(config, tiles)
+
+
+def _export(
+    config: PretrainConfig,
+    task: DinoTask,
+    tiles: TileSet,
+    normalisation: Normalisation,
+    num_steps: int,
+    results: dict[str, Any],
+    seconds: float,
+) -> None:
+    card = export_encoder(
+        task.teacher.backbone, config.out / "encoder", name=config.out.resolve().name, architecture=config.model.name,
+        arguments=model_arguments(config), image_px=config.crops.global_px, mean=normalisation.mean,
+        std=normalisation.std, source=f"histogen pretrain ({method_of(config)}), {num_steps} steps",
+        supervision="none" if config.init_from is None else f"as of '{config.init_from}'",
+    )  # fmt: skip
+    write_card(config.out, config, card, method=method_of(config), tiles=tiles, num_steps=num_steps, results=results)
+    finish_output(
+        config.out, encoder=card.name, method=method_of(config), steps=num_steps, tiles=len(tiles), seconds=seconds,
+        tiles_per_second=num_steps * config.optim.batch / max(seconds, 1e-9), precision=str(task.dtype),
+        weights_sha256=weights_sha256(task.teacher.backbone.state_dict()), mean=list(normalisation.mean),
+        std=list(normalisation.std), **results,
+    )  # fmt: skip
+
+
+def open_synthetic(config: PretrainConfig, tiles: TileSet) -> tuple[SyntheticTiles | None, Interpolations | None]:
+    """Open and check the synthetic stores that ``config`` names."""
+    allow = config.gen.allow_missing
+    generative = interpolations = None
+    if config.generative is not None:
+        generative = link_synthetic(tiles, TileSet.open_(config.generative), what="generative", allow_missing=allow)
+    if config.interpolated is not None:
+        interpolations = link_interpolated(tiles, TileSet.open_(config.interpolated), allow_missing=allow)
+    for linked in (generative, interpolations.tiles if interpolations else None):
+        if linked is not None and linked.synthetic.tile_px != tiles.tile_px:
+            raise ConfigError(
+                f"the {linked.synthetic.kinds[0]} tiles have {linked.synthetic.tile_px} px and the tiles "
+                f"{tiles.tile_px} px; make them alike"
+            )
+    return generative, interpolations
+
+
+def check_input(config: PretrainConfig, tiles: TileSet, device: torch.device) -> None:
+    """Raise a sentence for what cannot work, before anything is written."""
+    resolve_precision(config.optim.precision, device)
+    if len(tiles) == 0:
+        raise ConfigError(f"the stores {', '.join(map(str, config.tiles))} hold no tiles; tile slides first")
+    if tiles.tile_px < config.crops.global_px:
+        raise ConfigError(
+            f"tiles of {tiles.tile_px} px are smaller than the global crops of {config.crops.global_px} px; "
+            "set crops.global_px to at most the tile's side"
+        )
+    parts = processes.world_size() * config.optim.accumulate
+    pairs = 2 if config.interpolated is not None and config.dis.pairing == "matching" else 1
+    if config.optim.batch % (parts * pairs):
+        raise ConfigError(
+            f"optim.batch {config.optim.batch} does not split evenly over {processes.world_size()} processes with "
+            f"{config.optim.accumulate} passes each{' of whole pairs' if pairs == 2 else ''}; "
+            f"use a multiple of {parts * pairs}"
+        )
+
+
+def normalisation_of(config: PretrainConfig, tiles: TileSet) -> Normalisation:
+    """Return the mean and standard deviation that ``augment.normalise`` asks for."""
+    choice = config.augment.normalise
+    if choice == "imagenet":
+        return Normalisation(IMAGENET_MEAN, IMAGENET_STD)
+    return measure(tiles) if choice == "tiles" else Normalisation(*choice)
+
+
+def method_of(config: PretrainConfig) -> str:
+    """Return what is trained, in words."""
+    parts = [word for word, given in (("pairs", config.generative), ("disentanglement", config.interpolated)) if given]
+    return f"Gen-DINO ({' + '.join(parts)})" if parts else "DINO"
+
+
+def _outcome(config: PretrainConfig, tiles: TileSet) -> Outcome:
+    results = read_run(config.out).get("results", {})
+    summary = f"{method_of(config)} on {len(tiles):,} tiles: encoder in {config.out / 'encoder'}"
+    return Outcome(config.out, summary, results=results)

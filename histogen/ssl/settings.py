@@ -1,0 +1,183 @@
+"""The settings of a pretraining run, with the origin of each default.
+
+"DINO": the argument defaults of the published code of Caron et al. 2021 (arXiv 2104.14294), which reproduce its
+vanilla ViT-S/16 run of 100 epochs. "Gen-SIS": arXiv 2412.01672 as its authors' page tells it. "ours": our choice
+where nothing is published.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from histogen.config import Settings
+
+Share = Field(ge=0.0, le=1.0)
+Range = tuple[float, float]
+
+
+class ModelSettings(Settings):
+    """The vision transformer and the head."""
+
+    name: str = "vit_small_patch16_224"
+    """A timm vision transformer. DINO: ViT-S/16."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Passed to timm, for example ``patch_size``, ``embed_dim``, ``depth``, ``num_heads``."""
+    drop_path: float = Field(0.1, ge=0.0, lt=1.0)
+    """Stochastic depth of the student, rising linearly over depth; the teacher has none. DINO: 0.1."""
+    prototypes: int = Field(65536, ge=2)
+    """K, outputs of the head. DINO: 65,536."""
+    head_hidden: int = Field(2048, ge=1)
+    head_bottleneck: int = Field(256, ge=1)
+    head_layers: int = Field(3, ge=1)
+    norm_last_layer: bool = True
+    """Keep the prototypes at unit length. DINO: true."""
+
+
+class CropSettings(Settings):
+    """Which crops are taken of a tile."""
+
+    global_px: int = Field(224, ge=8)
+    """Side of the two global crops. DINO: 224."""
+    global_scale: Range = (0.4, 1.0)
+    """Share of the tile's area in a global crop. DINO: (0.4, 1)."""
+    local_px: int = Field(96, ge=8)
+    """Side of the local crops. DINO: 96."""
+    local_scale: Range = (0.05, 0.4)
+    """Share of the tile's area in a local crop. DINO: (0.05, 0.4)."""
+    num_local: int = Field(8, ge=0)
+    """Local crops per tile. DINO: 8."""
+
+
+class AugmentSettings(Settings):
+    """How views are changed; lists are (global 1, global 2, local). All defaults are DINO's."""
+
+    flip: float = Field(0.5, ge=0.0, le=1.0)
+    vertical_flip: float = Field(0.0, ge=0.0, le=1.0)
+    quarter_turn: float = Field(0.0, ge=0.0, le=1.0)
+    jitter: float = Field(0.8, ge=0.0, le=1.0)
+    brightness: float = Field(0.4, ge=0.0, le=1.0)
+    contrast: float = Field(0.4, ge=0.0, le=1.0)
+    saturation: float = Field(0.2, ge=0.0, le=1.0)
+    hue: float = Field(0.1, ge=0.0, le=0.5)
+    grayscale: float = Field(0.2, ge=0.0, le=1.0)
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    blur_sigma: Range = (0.1, 2.0)
+    """Pixels of the view, as DINO's; scale it with the crop when crops are small."""
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    stain: float = Field(0.0, ge=0.0, lt=1.0)
+    """Stain jitter in optical density; 0 is none. Not in DINO."""
+    normalise: Literal["imagenet", "tiles"] | tuple[tuple[float, float, float], tuple[float, float, float]] = "imagenet"
+    """Mean and standard deviation per channel: ImageNet's (DINO), measured on 1,024 of the tiles, or given."""
+
+
+class LossSettings(Settings):
+    """DINO's loss and its teacher."""
+
+    student_temp: float = Field(0.1, gt=0.0)
+    teacher_temp: float = Field(0.04, gt=0.0)
+    teacher_temp_start: float = Field(0.04, gt=0.0)
+    teacher_temp_warmup_epochs: float = Field(0.0, ge=0.0)
+    """DINO: 0.04 throughout; its longer recipes go from 0.04 to 0.07 in 30 epochs."""
+    centre: bool = True
+    """False leaves centring out: it collapses, for demonstrations only."""
+    centre_momentum: float = Field(0.9, ge=0.0, le=1.0)
+    teacher_momentum: float = Field(0.996, ge=0.0, le=1.0)
+    """The teacher's momentum at the start; a cosine takes it to 1. DINO: 0.996 (its authors advise 0.9995 for
+    batches well under 512)."""
+
+
+class OptimSettings(Settings):
+    """Length, batch and rates. All defaults are DINO's."""
+
+    epochs: float = Field(100.0, gt=0.0)
+    num_steps: int | None = Field(None, ge=1)
+    """Steps in all; when given, ``epochs`` is not used."""
+    batch: int = Field(512, ge=1)
+    """Tiles per step, over all processes."""
+    accumulate: int = Field(1, ge=1)
+    """Split each process's batch into so many passes: the same step in less memory."""
+    lr: float = Field(5e-4, gt=0.0)
+    """Peak learning rate for a batch of 256; it is scaled by batch / 256."""
+    min_lr: float = Field(1e-6, ge=0.0)
+    warmup_epochs: float = Field(10.0, ge=0.0)
+    weight_decay: float = Field(0.04, ge=0.0)
+    weight_decay_end: float = Field(0.4, ge=0.0)
+    clip: float = Field(3.0, ge=0.0)
+    """Largest norm of one tensor's gradient; 0 is no clipping."""
+    freeze_last_layer_epochs: float = Field(1.0, ge=0.0)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the hardware has it. DINO: float16 with loss scaling."""
+
+
+class GenSettings(Settings):
+    """Pair views: real and generative tiles of the same source (Gen-SIS)."""
+
+    probability: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of tiles, at each step, that get their generative tile as the second source of views. Gen-SIS words it as
+    always."""
+    swap: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of tiles whose first global view (always blurred) is the generative one. Ours."""
+    locals: Literal["split", "real", "generative"] = "split"
+    """Which of the two the local views are cut from. Ours: split evenly."""
+    allow_missing: bool = False
+    """Train a tile without synthetic tiles on the real one alone, instead of stopping."""
+
+
+class DisSettings(Settings):
+    """The disentanglement loss on interpolated tiles (Gen-SIS)."""
+
+    mode: Literal["alg1", "figure", "figure+local"] = "figure"
+    """``alg1``: one student view against one target from the real tiles, as Algorithm 1. ``figure``: two student views
+    against the targets from the real and from the generative tiles, as the authors' figure draws it.
+    ``figure+local``: local student views too."""
+    weight: float = Field(1.0, ge=0.0)
+    """Beside DINO's loss. Not published; ours: 1."""
+    mix_space: Literal["logits", "probs"] = "logits"
+    """Gen-SIS: logits."""
+    teacher_temp: float | None = Field(None, gt=0.0)
+    """Its own teacher temperature; DINO's at that step when not given."""
+    pairing: Literal["matching", "arbitrary"] = "matching"
+    """``matching``: a tile and its partner are in one batch, so the teacher runs no extra pass; the interpolated
+    stores must have been made with mutual partners. ``arbitrary``: partners are read besides."""
+
+
+class CollapseSettings(Settings):
+    """The watch over the run."""
+
+    every: int = Field(50, ge=1)
+    """Steps between looks."""
+    stop: bool = False
+    """Stop the run when it collapses, instead of saying so."""
+
+
+class SslSettings(Settings):
+    """Everything of a pretraining run but its inputs and outputs."""
+
+    model: ModelSettings = ModelSettings()
+    crops: CropSettings = CropSettings()
+    augment: AugmentSettings = AugmentSettings()
+    loss: LossSettings = LossSettings()
+    optim: OptimSettings = OptimSettings()
+    gen: GenSettings = GenSettings()
+    dis: DisSettings = DisSettings()
+    collapse: CollapseSettings = CollapseSettings()
+
+    @model_validator(mode="after")
+    def _patch_divides_crops(self) -> SslSettings:
+        patch = self.patch_px
+        for name in ("global_px", "local_px"):
+            value = getattr(self.crops, name)
+            if value % patch and not (name == "local_px" and self.crops.num_local == 0):
+                raise ValueError(
+                    f"crops.{name} {value} is not a multiple of the patch of {patch} px; change one of them"
+                )
+        return self
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, from the arguments or timm's name."""
+        given = self.model.arguments.get("patch_size")
+        digits = self.model.name.partition("patch")[2].partition("_")[0]
+        return int(given or digits or 1)

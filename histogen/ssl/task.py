@@ -1,0 +1,226 @@
+"""One step of DINO or Gen-DINO, as a task of the training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from histogen.errors import ConfigError
+from histogen.seeds import derive_seed
+from histogen.ssl import losses
+from histogen.ssl.augment import Normalisation
+from histogen.ssl.batches import Batch
+from histogen.ssl.networks import DinoNetwork
+from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
+from histogen.ssl.settings import SslSettings
+from histogen.ssl.teacher import Centre, update_teacher
+from histogen.ssl.views import ViewMaker, Views
+from histogen.training import processes
+from histogen.training.schedules import Cosine, LinearWarmup
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """Everything that changes by the clock, as functions of the step."""
+
+    lr: Cosine
+    weight_decay: Cosine
+    momentum: Cosine
+    teacher_temp: LinearWarmup
+    steps_per_epoch: int
+    frozen_steps: int
+
+    @classmethod
+    def build(cls, settings: SslSettings, *, num_steps: int, steps_per_epoch: int) -> Schedules:
+        """Return the schedules of a run; warm-ups longer than the run are cut to it."""
+        optim, loss = settings.optim, settings.loss
+
+        def steps(epochs: float) -> int:
+            return min(num_steps, round(epochs * steps_per_epoch))
+
+        peak = optim.lr * optim.batch / 256.0
+        return cls(
+            lr=Cosine(peak, min(optim.min_lr, peak), num_steps, steps(optim.warmup_epochs)),
+            weight_decay=Cosine(optim.weight_decay, optim.weight_decay_end, num_steps),
+            momentum=Cosine(loss.teacher_momentum, 1.0, num_steps),
+            teacher_temp=LinearWarmup(
+                loss.teacher_temp_start, loss.teacher_temp, math.ceil(loss.teacher_temp_warmup_epochs)
+            ),
+            steps_per_epoch=steps_per_epoch,
+            frozen_steps=steps(optim.freeze_last_layer_epochs),
+        )
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that networks compute in; ``auto`` is bfloat16 where the hardware multiplies it.
+
+    Raises:
+        ConfigError: float16 on a CPU.
+    """
+    if name == "float16" and device.type != "cuda":
+        raise ConfigError("optim.precision 'float16' needs a GPU; use bfloat16, float32 or auto")
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+class DinoTask:
+    """Student, teacher, centre and optimizer, and the step that moves them (see :class:`~histogen.training.loop.Task`).
+
+    ``read`` returns this process's share of the batch of a step.
+    """
+
+    def __init__(
+        self,
+        settings: SslSettings,
+        networks: tuple[DinoNetwork, DinoNetwork],
+        read: Callable[[int], Batch],
+        schedules: Schedules,
+        normalisation: Normalisation,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.read, self.schedules, self.seed, self.device = settings, read, schedules, seed, device
+        self.student, self.teacher = (network.to(device) for network in networks)
+        self.teacher.eval()
+        self.dtype = resolve_precision(settings.optim.precision, device)
+        self.centre = Centre(settings.model.prototypes, settings.loss.centre_momentum).to(device)
+        self.optimizer = build_adamw(self.student)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.make_views = ViewMaker(settings, normalisation, device)
+        self._parallel: torch.nn.Module = self.student
+        if processes.world_size() > 1:
+            self._parallel = DistributedDataParallel(
+                self.student, device_ids=None if device.type == "cpu" else [device]
+            )
+
+    # the step
+
+    def step(self, step: int) -> dict[str, float]:
+        """Do one step, and return its metrics."""
+        torch.manual_seed(derive_seed(self.seed, "step", step, processes.rank()))  # drop path
+        self.student.train()
+        batch, parts = self.read(step), self.settings.optim.accumulate
+        set_rates(self.optimizer, lr=self.schedules.lr(step), weight_decay=self.schedules.weight_decay(step))
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, torch.Tensor] = {}
+        raws: list[torch.Tensor] = []
+        for number in range(parts):
+            part = batch.part(number, parts) if parts > 1 else batch
+            waiting = number < parts - 1 and isinstance(self._parallel, DistributedDataParallel)
+            with self._parallel.no_sync() if waiting else nullcontext():  # type: ignore[operator]
+                loss, raw, found = self._loss(part, step)
+                self.scaler.scale(loss / parts).backward()
+            raws.append(raw)
+            for key, value in {"loss": loss, **found}.items():
+                metrics[key] = metrics.get(key, torch.zeros((), device=self.device)) + value.detach().float() / parts
+        values = dict(zip(metrics, processes.all_mean(torch.stack(list(metrics.values()))).tolist(), strict=True))
+        if math.isfinite(values["loss"]):
+            self._update(step, torch.cat(raws, dim=1))
+        values["centre_norm"] = float(self.centre.value.norm())
+        return {**values, "lr": self.schedules.lr(step), "momentum": self.schedules.momentum(step)}
+
+    def _update(self, step: int, raw: torch.Tensor) -> None:
+        if self.settings.loss.centre:
+            self.centre.update(raw)
+        self.scaler.unscale_(self.optimizer)
+        if self.settings.optim.clip > 0:
+            clip_per_tensor(self.student.parameters(), self.settings.optim.clip)
+        if step < self.schedules.frozen_steps:
+            freeze_last_layer(self.student)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        update_teacher(self.student, self.teacher, self.schedules.momentum(step))
+
+    def teacher_temp(self, step: int) -> float:
+        """Return the teacher's temperature at ``step``."""
+        return self.schedules.teacher_temp(step // self.schedules.steps_per_epoch)
+
+    def _loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss, the teacher's ordinary raw outputs [2, B, K], and what to log."""
+        views = self.make_views(batch, seed=derive_seed(self.seed, "views", step))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            with torch.no_grad():
+                extra = [] if views.partners is None else [views.partners]
+                outputs, _ = self.teacher([views.globals, *extra])
+            crops = [views.globals, views.interpolated, views.locals, views.interpolated_locals]
+            student, features = self._parallel([crop for crop in crops if crop is not None])
+        raw, found = outputs[0], dict(zip((k for k, c in enumerate(crops) if c is not None), student, strict=True))
+        own = torch.cat([found[0], found[2]]) if 2 in found else found[0]
+        temperature = self.teacher_temp(step)
+        targets = losses.teacher_probs(raw, self.centre.value, temperature)
+        loss = losses.dino_loss(own, targets, student_temp=self.settings.loss.student_temp)
+        metrics = {"loss_dino": loss, "entropy": losses.entropy(targets), "feature_std": feature_std(features)}
+        if views.interpolated is not None:
+            seen = torch.cat([found[1], found[3]]) if 3 in found else found[1]
+            other, target_entropy = self._disentangle(seen, outputs, views, batch, temperature)
+            metrics |= {"loss_dis": other, "entropy_dis": target_entropy}
+            loss = loss + self.settings.dis.weight * other
+        return loss, raw, metrics
+
+    def _disentangle(
+        self, student: torch.Tensor, outputs: list[torch.Tensor], views: Views, batch: Batch, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the disentanglement loss and the entropy of its targets."""
+        dis = self.settings.dis
+        assert batch.alpha is not None
+        assert batch.has_interpolated is not None
+        source = real_first(outputs[0], views.generative_first)
+        if dis.mode == "alg1":
+            source = source[:1]
+        if batch.partner is not None:
+            partner = source[:, torch.from_numpy(batch.partner).to(self.device)]
+        else:
+            partner = outputs[1][: len(source)].expand(len(source), -1, -1)
+        targets = losses.mixed_targets(
+            source,
+            partner,
+            torch.from_numpy(batch.alpha).to(self.device),
+            self.centre.value,
+            temperature=dis.teacher_temp or temperature,
+            mix_space=dis.mix_space,
+        )
+        present = torch.from_numpy(batch.has_interpolated).to(self.device)
+        loss = losses.disentanglement_loss(
+            student, targets, student_temp=self.settings.loss.student_temp, present=present
+        )
+        return loss, losses.entropy(targets)
+
+    # the state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a step changes."""
+        return {
+            "student": self.student.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "centre": self.centre.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state that :meth:`state_dict` returned."""
+        for name in ("student", "teacher", "centre", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def real_first(raw: torch.Tensor, generative_first: torch.Tensor | None) -> torch.Tensor:
+    """Return teacher outputs [2, B, K] with those of the real views in row 0, of the generative views in row 1."""
+    if generative_first is None:
+        return raw
+    return torch.where(generative_first[None, :, None], raw.flip(0), raw)
+
+
+def feature_std(features: torch.Tensor) -> torch.Tensor:
+    """Return the mean over axes of the standard deviation of unit features, times sqrt(D): 1 is spread, 0 collapsed."""
+    unit = functional.normalize(features.detach().float(), dim=-1)
+    return unit.std(0).mean() * math.sqrt(features.shape[-1])

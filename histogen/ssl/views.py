@@ -1,0 +1,117 @@
+"""The view slots of a run, and which source each is cut from (real tile, or its generative tile)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from histogen.ssl.augment import Normalisation, make_views
+from histogen.ssl.batches import Batch
+from histogen.ssl.draws import ViewSpec
+from histogen.ssl.settings import SslSettings
+
+REAL, GENERATIVE = 0, 1
+_INTERPOLATED_SLOT, _PARTNER_SLOT, _LOCAL_SLOT = 100, 200, 1000
+"""First slot numbers: views of other images than the tile's own are drawn independently."""
+
+
+def view_specs(settings: SslSettings) -> tuple[list[ViewSpec], list[ViewSpec]]:
+    """Return the slots of global views (two) and of local views."""
+    crops, change = settings.crops, settings.augment
+    common = {
+        key: getattr(change, key)
+        for key in (
+            "flip", "vertical_flip", "quarter_turn", "jitter", "brightness", "contrast", "saturation", "hue",
+            "grayscale", "blur_sigma", "stain",
+        )
+    }  # fmt: skip
+
+    def spec(kind: int, px: int, scale: tuple[float, float]) -> ViewSpec:
+        return ViewSpec(px=px, scale=scale, blur=change.blur[kind], solarize=change.solarize[kind], **common)
+
+    global_specs = [spec(kind, crops.global_px, crops.global_scale) for kind in (0, 1)]
+    return global_specs, [spec(2, crops.local_px, crops.local_scale)] * crops.num_local
+
+
+@dataclass(frozen=True)
+class Views:
+    """Normalised float views [V, B, 3, px, px] of one batch."""
+
+    globals: torch.Tensor
+    locals: torch.Tensor | None
+    generative_first: torch.Tensor | None
+    """bool [B]: global view 0 is cut from the generative tile, view 1 from the real one; otherwise the reverse."""
+    interpolated: torch.Tensor | None = None
+    interpolated_locals: torch.Tensor | None = None
+    partners: torch.Tensor | None = None
+    """[1 or 2, B, …]: one global view of each partner's real (and generative) tile."""
+
+
+class ViewMaker:
+    """Makes the views of batches on a device, as the settings say."""
+
+    def __init__(self, settings: SslSettings, normalisation: Normalisation, device: torch.device) -> None:
+        self.settings, self.normalisation, self.device = settings, normalisation, device
+        self.global_specs, self.local_specs = view_specs(settings)
+
+    def __call__(self, batch: Batch, *, seed: int) -> Views:
+        """Return the views of ``batch``; ``seed`` is the step's."""
+        sources = [self._device(batch.real)]
+        slots_global = slots_local = None
+        first: torch.Tensor | None = None
+        if batch.generative is not None:
+            assert batch.generative_first is not None
+            sources.append(self._device(batch.generative))
+            first = torch.from_numpy(batch.generative_first).to(self.device)
+            slots_global = np.where(batch.generative_first[:, None], [[GENERATIVE, REAL]], [[REAL, GENERATIVE]])
+            slots_local = np.tile(self.local_sources(), (len(batch.indices), 1))
+        make = self._maker(batch, seed)
+        local = make(sources, self.local_specs, _LOCAL_SLOT, slots_local) if self.local_specs else None
+        views = Views(make(sources, self.global_specs, 0, slots_global), local, first)
+        return views if batch.interpolated is None else self._with_interpolated(views, batch, seed)
+
+    def local_sources(self) -> np.ndarray:
+        """Return which source each local slot is cut from."""
+        number = len(self.local_specs)
+        share = {"real": number, "generative": 0, "split": (number + 1) // 2}[self.settings.gen.locals]
+        return np.where(np.arange(number) < share, REAL, GENERATIVE)
+
+    def _with_interpolated(self, views: Views, batch: Batch, seed: int) -> Views:
+        assert batch.interpolated is not None
+        make, dis = self._maker(batch, seed), self.settings.dis
+        pixels = [self._device(batch.interpolated)]
+        specs = self.global_specs[:1] if dis.mode == "alg1" else self.global_specs
+        local = None
+        if dis.mode == "figure+local" and self.local_specs:
+            local = make(pixels, self.local_specs, _LOCAL_SLOT + _INTERPOLATED_SLOT, None)
+        partners = None
+        if batch.partner_real is not None:
+            theirs = [batch.partner_real] + ([] if batch.partner_generative is None else [batch.partner_generative])
+            parts = [
+                make([self._device(p)], self.global_specs[:1], _PARTNER_SLOT + number, None)
+                for number, p in enumerate(theirs)
+            ]
+            partners = torch.cat(parts)
+        return Views(
+            views.globals, views.locals, views.generative_first,
+            make(pixels, specs, _INTERPOLATED_SLOT, None), local, partners,
+        )  # fmt: skip
+
+    def _maker(self, batch: Batch, seed: int):  # type: ignore[no-untyped-def]
+        def make(
+            sources: list[torch.Tensor], specs: list[ViewSpec], first_slot: int, slots: np.ndarray | None
+        ) -> torch.Tensor:
+            return make_views(
+                sources, specs, self.normalisation, seed=seed, positions=batch.positions,
+                source_of_slot=slots, first_slot=first_slot,
+            )  # fmt: skip
+
+        return make
+
+    def _device(self, pixels: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(pixels)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor
