@@ -46,6 +46,11 @@ class EldmPipeline(DiffusionPipeline):
         size = int(self.unet.config["sample_size"])
         return int(self.unet.config["in_channels"]), size, size
 
+    @property
+    def tile_px(self) -> int:
+        """Side of the tiles it makes, in pixels."""
+        return self.latent_shape[1] * 2 ** (len(self.autoencoder.config["block_out_channels"]) - 1)
+
     def weights_sha256(self) -> str:
         """Return one digest of the U-Net's, the autoencoder's and the conditioner's weights."""
         parts = {"unet": self.unet, "autoencoder": self.autoencoder, "conditioner": self.conditioner}

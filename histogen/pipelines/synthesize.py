@@ -1,0 +1,367 @@
+"""``synthesize``: generative or interpolated tiles for every tile, each reproducible from its own row.
+
+A synthetic store has, for source tile i and copy c of ``per_source`` k, its row k*i + c. Its columns say all that the
+tile depends on besides the model and the settings in the store's provenance: ``source_store``, ``source_index``,
+``partner_store``, ``partner_index``, ``alpha`` (1 and no partner for generative tiles) and ``seed``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from pydantic import Field
+
+from histogen.compute.client import Compute
+from histogen.compute.run import run_units
+from histogen.config import BulkConfig, Settings
+from histogen.diffusion.conditioning import slerp
+from histogen.diffusion.pairing import AlphaSettings, Pairing, choose_partners, draw_alpha, tile_seeds
+from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
+from histogen.diffusion.sampling import SamplerSettings
+from histogen.encoders.base import Encoder, load_encoder
+from histogen.errors import ConfigError, EncoderError, StoreError
+from histogen.files import write_atomic
+from histogen.pipelines.embed import embed_batch, ensure_embeddings
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.train_eldm import recorded_sampler
+from histogen.seeds import derive_seed
+from histogen.store.jpeg import JpegSettings, encode_jpeg
+from histogen.store.layout import Column
+from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
+from histogen.training.processes import resolve_device
+
+TILES = "tiles"
+
+
+class ConsistencySettings(Settings):
+    """Whether each tile is embedded again and compared with the embedding it was made from."""
+
+    measure: bool = False
+    """Record the cosine in the column ``consistency``."""
+    least: float | None = Field(default=None, ge=-1, le=1)
+    """Leave out tiles below this cosine (they become absent tiles; the column keeps their cosine)."""
+    encoder: str | None = None
+    """The encoder; null takes the one that the E-LDM was trained with, from where that run found it."""
+
+
+class SynthesizeJpeg(Settings):
+    """How tiles are encoded."""
+
+    level: int = Field(default=90, ge=1, le=100)
+    """libjpeg's quality."""
+    subsampling: Literal["420", "444"] = "420"
+    """Chroma subsampling."""
+
+
+class SynthesizeConfig(BulkConfig):
+    """Settings of ``synthesize``."""
+
+    tiles: list[Path]
+    """Source tile stores, folders of them, or manifests."""
+    eldm: Path
+    """A run of ``train-eldm``."""
+    kind: Literal["generative", "interpolated"] = "generative"
+    """``generative``: from one tile's embedding; ``interpolated``: from slerp(source, partner, alpha)."""
+    per_source: int = Field(default=1, ge=1)
+    """Synthetic tiles per source tile."""
+    pairing: Pairing = "matching"
+    """How partners are chosen; see ``histogen.diffusion.pairing.choose_partners``."""
+    nearest: int = Field(default=16, ge=1)
+    """Neighbours among which ``neighbours`` chooses."""
+    alpha: AlphaSettings = AlphaSettings()
+    sampler: SamplerSettings | None = None
+    """Null takes what the train-eldm run recommends."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Tiles per pass through the networks; fixed, the last padded. Part of what a tile's bytes depend on."""
+    bf16: bool = True
+    """Compute in bfloat16 where torch's autocast finds it safe."""
+    consistency: ConsistencySettings = ConsistencySettings()
+    jpeg: SynthesizeJpeg = SynthesizeJpeg()
+    recreate: str | None = None
+    """STORE:INDEX of a synthetic tile to make again from its row; ``out`` is then the picture (.jpg or .png)."""
+
+
+@dataclass(frozen=True)
+class SynthesisUnit:
+    """One shard of one synthetic store."""
+
+    store: Path
+    shard: int
+    num_items: int
+    tiles: tuple[Path, ...]
+    eldm: Path
+    device: str
+
+    @property
+    def key(self) -> str:
+        """What messages call it."""
+        return f"{self.store.stem}/{self.shard}"
+
+
+def run(config: SynthesizeConfig) -> Outcome:
+    """Make the shards that are not there yet.
+
+    Raises:
+        ConfigError, StoreError, EncoderError, OutputExistsError: an input or the output cannot be used.
+    """
+    if config.recreate is not None:
+        return recreate(config)
+    resolve_device(config.device)
+    tiles, pipeline = TileSet.open_(config.tiles), load_pipeline(config.eldm)
+    inputs = {"tiles": tiles.content_hash, "eldm": pipeline.weights_sha256()}
+    out = claim_output(config, command="synthesize", inputs=inputs)
+    _ensure_embedded(config, tiles, pipeline)
+    stores = _create_stores(config, tiles, pipeline, inputs)
+    paths = tuple(store.path.resolve() for store in tiles.stores)
+    units = [
+        SynthesisUnit(
+            store.path.resolve(), shard, len(store.shard_range(shard)), paths, config.eldm.resolve(), config.device
+        )
+        for store in stores
+        for shard in store.missing_shards(TILES)
+    ]
+    total = sum(store.num_tiles for store in stores)
+    done = total - sum(unit.num_items for unit in units)
+    report = run_units(
+        make_shard, units, compute=Compute.from_config(config), description=f"synthesize {config.kind}", items_done=done
+    )
+    failures = tuple(str(failure) for failure in report.failures)
+    kept = sum(note["count"] for store in stores for note in store.ledger.notes(TILES).values())
+    if not failures:
+        finish_output(out, tiles=kept, stores=len(stores), supervision=pipeline.config["supervision"])
+    return Outcome(
+        out,
+        f"{kept:,} {config.kind} tiles of {len(tiles):,} sources in {len(stores)} stores"
+        + (f"; {len(failures)} shards failed" if failures else ""),
+        failures,
+        {"tiles": kept, "seconds": report.seconds},
+    )
+
+
+def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline) -> None:
+    name = pipeline.config["encoder_name"]
+    if name in tiles.embedding_names:
+        return
+    spec = _encoder_spec(config.eldm)
+    made = ensure_embeddings(
+        config.tiles, spec, device=config.device, workers=config.workers, scheduler=config.scheduler
+    )
+    if made != name:
+        raise EncoderError(f"the E-LDM was trained with encoder '{name}', but '{spec}' is now '{made}'; restore it")
+
+
+def _encoder_spec(eldm: Path) -> str:
+    recorded = eldm / "config.yaml"
+    if not recorded.exists():
+        raise EncoderError(f"'{eldm}' does not say which encoder it was trained with; run embed on the tiles first")
+    return str(yaml.safe_load(recorded.read_text())["encoder"])
+
+
+def _create_stores(
+    config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline, inputs: dict[str, str]
+) -> list[TileStore]:
+    plan = _plan(config, tiles, pipeline.config["encoder_name"])
+    sampler = config.sampler or recorded_sampler(config.eldm)
+    consistency = config.consistency.model_dump(mode="json")
+    if config.consistency.measure or config.consistency.least is not None:
+        consistency["encoder"] = config.consistency.encoder or _encoder_spec(config.eldm)
+    provenance = {
+        "kind": config.kind,
+        "seed": config.seed,
+        "per_source": config.per_source,
+        "pairing": config.pairing if config.kind == "interpolated" else None,
+        "alpha": config.alpha.model_dump(mode="json") if config.kind == "interpolated" else None,
+        "encoder": pipeline.config["encoder_name"],
+        "eldm_weights_sha256": inputs["eldm"],
+        "source_tiles_sha256": inputs["tiles"],
+        "supervision": pipeline.config["supervision"],
+        "sampler": sampler.model_dump(mode="json"),
+        "micro_batch": config.micro_batch,
+        "bf16": config.bf16,
+        "consistency": {key: value for key, value in consistency.items() if key != "encoder" or value},
+    }
+    jpeg = JpegSettings(level=config.jpeg.level, subsampling=config.jpeg.subsampling)
+    stores = []
+    for position, source in enumerate(tiles.stores):
+        num_tiles = source.num_tiles * config.per_source
+        columns = _columns(config, tiles, position, plan)
+        path = config.out / f"{source.store_id}.zarr"
+        store = TileStore.create(
+            path, kind=config.kind, store_id=f"{source.store_id}-{config.kind}", tile_px=pipeline.tile_px,
+            mpp=source.mpp, num_tiles=num_tiles, provenance=provenance, jpeg=jpeg, columns=columns,
+        )  # fmt: skip
+        if "encoder" in provenance["consistency"]:
+            store.create_rows("columns/consistency", (num_tiles,), "float32", fill=float("nan"))
+        stores.append(store)
+    return stores
+
+
+def _plan(config: SynthesizeConfig, tiles: TileSet, encoder_name: str) -> list[np.ndarray]:
+    """Return for each copy the partner of every tile of the set; nothing for generative tiles."""
+    if config.kind == "generative":
+        return []
+    embeddings = tiles.embeddings(encoder_name) if config.pairing == "neighbours" else None
+    seeds = [derive_seed(config.seed, "pairs", copy) for copy in range(config.per_source)]
+    return [
+        choose_partners(config.pairing, len(tiles), seed=seed, embeddings=embeddings, nearest=config.nearest)
+        for seed in seeds
+    ]
+
+
+def _columns(
+    config: SynthesizeConfig, tiles: TileSet, position: int, plan: list[np.ndarray]
+) -> dict[str, Column | np.ndarray]:
+    """Return the columns of the synthetic store of source store ``position``; rows of absent tiles say -1 and NaN."""
+    source, copies = tiles.stores[position], config.per_source
+    ids = tuple(store.store_id for store in tiles.stores)
+    shape = (source.num_tiles, copies)
+    partner_store, partner_index = np.full(shape, -1, np.int32), np.full(shape, -1, np.int64)
+    alpha, seeds = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int64)
+    members = np.flatnonzero(tiles.store_of(np.arange(len(tiles))) == position)
+    local, names = tiles.tile_index_of(members), tiles.ids(members)
+    for copy in range(copies):
+        seeds[local, copy] = tile_seeds(config.seed, config.kind, names, copy)
+        alpha[local, copy] = 1.0
+        if plan:
+            partners = plan[copy][members]
+            partner_store[local, copy], partner_index[local, copy] = (
+                tiles.store_of(partners),
+                tiles.tile_index_of(partners),
+            )
+            alpha[local, copy] = [draw_alpha(config.alpha, config.seed, name, copy) for name in names]
+    return {
+        "source_store": Column(np.full(shape, position, np.int32).ravel(), ids),
+        "source_index": np.repeat(np.arange(source.num_tiles, dtype=np.int64), copies),
+        "partner_store": Column(partner_store.ravel(), ids),
+        "partner_index": partner_index.ravel(),
+        "alpha": alpha.ravel(),
+        "seed": seeds.ravel(),
+    }
+
+
+def make_shard(unit: SynthesisUnit) -> dict[str, Any]:
+    """Make the tiles of one shard, write them, and commit."""
+    store = TileStore.open_(unit.store)
+    rows = np.array(store.shard_range(unit.shard), dtype=np.int64)
+    wanted = rows[store.read_rows("columns/seed", rows) >= 0]
+    embeddings = conditioning_embeddings(store, wanted, {s.store_id: s for s in _cached_tiles(unit.tiles).stores})
+    images = sample_rows(store, wanted, embeddings, _cached_pipeline(unit.eldm, unit.device))
+    keep = np.ones(len(wanted), bool)
+    if "encoder" in store.provenance["consistency"]:
+        cosines = np.full(len(rows), np.nan, np.float32)
+        measured = measure_consistency(store, images, embeddings, unit.device)
+        cosines[np.searchsorted(rows, wanted)] = measured
+        store.write_rows("columns/consistency", unit.shard, cosines)
+        least = store.provenance["consistency"]["least"]
+        keep = measured >= (-np.inf if least is None else least)
+    payloads: list[bytes | None] = [None] * len(rows)
+    for row, image, kept in zip(wanted, images, keep, strict=True):
+        payloads[int(row - rows[0])] = encode_jpeg(image, store.jpeg) if kept else None
+    note = store.write_tiles(unit.shard, payloads)
+    store.commit(TILES, unit.shard, note)
+    return note
+
+
+def conditioning_embeddings(store: TileStore, rows: np.ndarray, sources: dict[str, TileStore]) -> torch.Tensor:
+    """Return what ``rows`` of a synthetic store are conditioned on, float32 [B, D].
+
+    Raises:
+        StoreError: a store of sources or partners is not among ``sources``.
+    """
+    first = _embeddings_of(store, rows, "source", sources)
+    partners = store.read_rows("columns/partner_index", rows)
+    if not len(rows) or (partners < 0).all():
+        return first
+    second = _embeddings_of(store, rows, "partner", sources)
+    return slerp(first, second, torch.from_numpy(store.read_rows("columns/alpha", rows)))
+
+
+def _embeddings_of(store: TileStore, rows: np.ndarray, who: str, sources: dict[str, TileStore]) -> torch.Tensor:
+    names = store.rows_attributes(f"columns/{who}_store")["categories"]
+    codes, indices = store.read_rows(f"columns/{who}_store", rows), store.read_rows(f"columns/{who}_index", rows)
+    values: np.ndarray | None = None
+    for code in np.unique(codes):
+        if names[code] not in sources:
+            raise StoreError(f"store '{names[code]}', a {who} of '{store.path}', is not among the tiles given; add it")
+        here = np.flatnonzero(codes == code)
+        part = sources[names[code]].read_rows(f"embeddings/{store.provenance['encoder']}", indices[here])
+        if values is None:
+            values = np.empty((len(rows), part.shape[1]), np.float32)
+        values[here] = part
+    return torch.from_numpy(np.zeros((0, 1), np.float32) if values is None else values)
+
+
+def sample_rows(store: TileStore, rows: np.ndarray, embeddings: torch.Tensor, pipeline: EldmPipeline) -> np.ndarray:
+    """Return the tiles of ``rows``, uint8 [B, H, W, 3], with the settings of the store's provenance."""
+    if not len(rows):
+        return np.zeros((0, store.tile_px, store.tile_px, 3), np.uint8)
+    settings = store.provenance
+    return pipeline(
+        embeddings,
+        store.read_rows("columns/seed", rows).tolist(),
+        sampler=SamplerSettings.model_validate(settings["sampler"]),
+        micro_batch=settings["micro_batch"],
+        bf16=settings["bf16"],
+    )
+
+
+def measure_consistency(store: TileStore, images: np.ndarray, embeddings: torch.Tensor, device: str) -> np.ndarray:
+    """Return the cosine between each tile's own embedding and the one it was made from, float32 [B]."""
+    encoder, height = _cached_encoder(store.provenance["consistency"]["encoder"], device), 64
+    again = []
+    for start in range(0, len(images), height):
+        part = images[start : start + height]
+        padded = np.concatenate([part, np.zeros((height - len(part), *part.shape[1:]), np.uint8)])
+        again.append(embed_batch(encoder, padded)[: len(part)])
+    made = torch.from_numpy(np.concatenate(again)) if again else torch.zeros(0, embeddings.shape[1])
+    return torch.nn.functional.cosine_similarity(made.double(), embeddings.double()).float().numpy()
+
+
+def recreate(config: SynthesizeConfig) -> Outcome:
+    """Make one synthetic tile again from its row and compare it with what is stored.
+
+    Raises:
+        ConfigError: STORE:INDEX cannot be used, or the E-LDM is not the one that made the store.
+    """
+    path, _, number = str(config.recreate).rpartition(":")
+    if not number.isdigit() or not path:
+        raise ConfigError(f"--recreate '{config.recreate}' is not of the form STORE:INDEX")
+    store, index = TileStore.open_(path), int(number)
+    pipeline = load_pipeline(config.eldm, resolve_device(config.device))
+    if pipeline.weights_sha256() != store.provenance["eldm_weights_sha256"]:
+        raise ConfigError(f"'{config.eldm}' is not the E-LDM that made '{path}'; give the one that did")
+    rows = np.array([index])
+    sources = {source.store_id: source for source in TileSet.open_(config.tiles).stores}
+    image = sample_rows(store, rows, conditioning_embeddings(store, rows, sources), pipeline)[0]
+    payload = encode_jpeg(image, store.jpeg)
+    same = payload == store.read_payload(index)
+    if config.out.suffix.lower() in (".jpg", ".jpeg"):
+        write_atomic(config.out, payload)
+    else:
+        import imagecodecs
+
+        write_atomic(config.out, bytes(imagecodecs.png_encode(image)))
+    verdict = "the same bytes as in the store" if same else "other bytes than in the store (other hardware or versions)"
+    return Outcome(config.out, f"tile {index} of '{path}' made again: {verdict}", results={"same": same})
+
+
+@lru_cache(maxsize=1)
+def _cached_pipeline(eldm: Path, device: str) -> EldmPipeline:
+    return load_pipeline(eldm, resolve_device(device))
+
+
+@lru_cache(maxsize=1)
+def _cached_tiles(paths: tuple[Path, ...]) -> TileSet:
+    return TileSet.open_(list(paths))
+
+
+@lru_cache(maxsize=1)
+def _cached_encoder(spec: str, device: str) -> Encoder:
+    return load_encoder(spec, resolve_device(device))

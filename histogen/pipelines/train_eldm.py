@@ -1,0 +1,184 @@
+"""``train-eldm``: the embedding-conditioned latent diffusion model, on unlabelled tiles only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from histogen.compute.client import Compute
+from histogen.config import BulkConfig
+from histogen.diffusion.autoencoder import Autoencoder, autoencoder_name, latent_channels, load_autoencoder
+from histogen.diffusion.cards import eldm_card
+from histogen.diffusion.conditioning import Conditioner
+from histogen.diffusion.denoiser import DenoiserSettings
+from histogen.diffusion.loss import ObjectiveSettings
+from histogen.diffusion.optim import OptimSettings
+from histogen.diffusion.sampling import SamplerSettings
+from histogen.encoders.base import load_encoder
+from histogen.errors import ConfigError
+from histogen.files import write_atomic
+from histogen.pipelines.eldm_task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
+from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.latents import ensure_latents
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
+from histogen.pipelines.train_autoencoder import HeldoutSettings, split_heldout
+from histogen.store.tile_set import TileSet
+from histogen.training.loop import fit
+from histogen.training.processes import resolve_device
+
+NUM_CONDITIONER = 20_000
+
+
+class TrainEldmConfig(BulkConfig):
+    """Settings of ``train-eldm``."""
+
+    tiles: list[Path]
+    """Tile stores, folders of them, or manifests."""
+    encoder: str
+    """The conditioning encoder: a run of ``pretrain``, ``timm:NAME``, …"""
+    autoencoder: Path
+    """A run of ``train-autoencoder``, or a folder with a diffusers ``AutoencoderKL`` or ``VQModel``."""
+    inputs: Literal["cached", "online"] = "cached"
+    """``cached``: moments and embeddings from the stores, computed first where missing; ``online``: per step."""
+    variants: int = Field(default=8, ge=1, le=8)
+    """Dihedral variants cached per tile: 8 turns and flips, 4 turns, or 1 for the tile as it lies."""
+    model: DenoiserSettings = DenoiserSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optim: OptimSettings = OptimSettings()
+    watch: WatchSettings = WatchSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    """How previews are sampled, and what ``synthesize`` takes unless told otherwise."""
+    heldout: HeldoutSettings = HeldoutSettings()
+    drop: float = Field(default=0.1, ge=0, le=1)
+    """Probability of the null in place of the embedding; the group's published value."""
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    """Largest decay of the averaged weights; it warms up as (1 + step) / (10 + step)."""
+    checkpoint_every: int = Field(default=1000, ge=1)
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints kept."""
+    log_every: int = Field(default=20, ge=1)
+
+
+def run(config: TrainEldmConfig) -> Outcome:
+    """Embed and encode what is missing, train, and export the pipeline with the averaged weights."""
+    tiles = TileSet.open_(config.tiles)
+    device = resolve_device(config.device)
+    autoencoder = load_autoencoder(config.autoencoder, device)
+    encoder_card = load_encoder(config.encoder).card
+    names = {"encoder": encoder_card.name, "autoencoder": autoencoder_name(autoencoder, config.autoencoder)}
+    out = claim_output(config, command="train-eldm", inputs={"tiles": tiles.content_hash, **names})
+    name = ensure_embeddings(
+        config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
+    )
+    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    task = EldmTask(
+        _settings(config),
+        _inputs(config, tiles, name, autoencoder, device),
+        _conditioner(config, tiles, name, train),
+        autoencoder,
+        train,
+        heldout,
+        tiles=tiles,
+        run_dir=out,
+        device=device,
+    )
+    last = fit(
+        task,
+        run_dir=out,
+        num_steps=config.optim.steps,
+        checkpoint_every=config.checkpoint_every,
+        keep=config.keep,
+        log_every=config.log_every,
+        resume=config.resume,
+        description="train-eldm",
+        items_per_step=config.optim.batch,
+        item_name="tiles",
+    )
+    supervision = _supervision(config.autoencoder, encoder_card.supervision)
+    return _export(config, task, out, names, supervision, last)
+
+
+def _export(
+    config: TrainEldmConfig, task: EldmTask, out: Path, names: dict[str, str], supervision: dict[str, str],
+    last: dict[str, float],
+) -> Outcome:  # fmt: skip
+    heldout = task.heldout_loss()
+    task.use_average()
+    label_free = all(text.startswith("none") for text in supervision.values())
+    overall = "none" if label_free else "; ".join(f"{part}: {text}" for part, text in supervision.items())
+    pipeline = task.pipeline(encoder_name=names["encoder"], supervision=overall)
+    pipeline.save_pretrained(out / "pipeline")
+    facts: dict[str, Any] = {
+        **names,
+        "supervision": supervision,
+        "objective": config.objective.kind,
+        "injection": config.model.injection,
+        "steps": config.optim.steps,
+        "parameters": sum(parameter.numel() for parameter in task.unet.parameters()),
+        "held-out loss": round(heldout["heldout_loss"], 5),
+    }
+    write_atomic(out / "pipeline" / "README.md", eldm_card(out.name, facts))
+    finish_output(
+        out,
+        **names,
+        supervision=supervision,
+        heldout=heldout,
+        training=last,
+        weights_sha256=pipeline.weights_sha256(),
+        sampler=config.sampler.model_dump(mode="json"),
+    )
+    return Outcome(
+        out,
+        f"E-LDM of {facts['parameters'] / 1e6:,.1f} M parameters after {config.optim.steps:,} steps: "
+        f"held-out loss {heldout['heldout_loss']:.4f}; supervision: {overall}",
+        results=heldout,
+    )
+
+
+def _settings(config: TrainEldmConfig) -> EldmSettings:
+    shared = ("model", "objective", "optim", "watch", "sampler", "drop", "ema_decay", "seed")
+    return EldmSettings(**{key: getattr(config, key) for key in shared})
+
+
+def _inputs(
+    config: TrainEldmConfig, tiles: TileSet, encoder_name: str, autoencoder: Autoencoder, device: torch.device
+) -> Inputs:
+    if config.inputs == "online":
+        return OnlineInputs(tiles, autoencoder, load_encoder(config.encoder, device), device)
+    compute = Compute.from_config(config)
+    rows = ensure_latents(tiles, config.autoencoder, variants=config.variants, device=config.device, compute=compute)
+    return CachedInputs(tiles, rows, encoder_name, latent_channels(autoencoder))
+
+
+def _conditioner(config: TrainEldmConfig, tiles: TileSet, name: str, train: np.ndarray) -> Conditioner:
+    some = train[:: max(1, len(train) // NUM_CONDITIONER)]
+    embeddings = torch.from_numpy(tiles.read_rows(f"embeddings/{name}", some).astype(np.float32))
+    conditioner = Conditioner(embeddings.shape[1], config.model.injection)
+    conditioner.fit(embeddings)
+    return conditioner
+
+
+def _supervision(autoencoder: Path, encoder: str) -> dict[str, str]:
+    run = autoencoder.parent if autoencoder.name == "autoencoder" else autoencoder
+    recorded = read_run(run).get("results", {}).get("supervision")
+    return {
+        "denoiser": "none",
+        "encoder": encoder,
+        "autoencoder": recorded or f"unknown (weights from outside: '{autoencoder.name}')",
+    }
+
+
+def recorded_sampler(run: Path) -> SamplerSettings:
+    """Return the sampler that the run in ``run`` recommends.
+
+    Raises:
+        ConfigError: the run is not complete.
+    """
+    record = read_run(run).get("results", {})
+    if "sampler" not in record:
+        raise ConfigError(f"'{run}' is not a finished run of train-eldm; finish it with --resume")
+    return SamplerSettings.model_validate(record["sampler"])
