@@ -97,6 +97,8 @@ class DinoTask:
         self.optimizer = build_adamw(self.student)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.make_views = ViewMaker(settings, normalisation, device)
+        if device.type == "cpu":
+            unfuse_attention(self.student, self.teacher)
         self._parallel: torch.nn.Module = self.student
         if processes.world_size() > 1:
             self._parallel = DistributedDataParallel(
@@ -211,6 +213,14 @@ class DinoTask:
         """Take the state that :meth:`state_dict` returned."""
         for name in ("student", "teacher", "centre", "optimizer", "scaler"):
             getattr(self, name).load_state_dict(state[name])
+
+
+def unfuse_attention(*networks: torch.nn.Module) -> None:
+    """Let attention be three plain products: on a CPU the backward pass of the fused one takes twice the whole step."""
+    for network in networks:
+        for module in network.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
 
 
 def real_first(raw: torch.Tensor, generative_first: torch.Tensor | None) -> torch.Tensor:
