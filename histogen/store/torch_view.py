@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,8 +31,12 @@ class TorchTiles(Dataset[torch.Tensor]):
         """Return one tile, or a batch of tiles in the order of the indices."""
         if not isinstance(index, Sequence):
             return torch.from_numpy(self.tiles[int(index)]).permute(2, 0, 1)
-        batch = torch.empty((len(index), self.tiles.tile_px, self.tiles.tile_px, 3), dtype=torch.uint8)
-        if get_worker_info() is not None:
-            batch.share_memory_()
+        shape = (len(index), self.tiles.tile_px, self.tiles.tile_px, 3)
+        batch = torch.empty(0, dtype=torch.uint8)
+        if get_worker_info() is None:
+            batch = batch.resize_(shape)
+        else:  # made shared at once, as torch's own collate does: share_memory_() would copy the batch
+            storage = torch.UntypedStorage._new_shared(math.prod(shape))
+            batch = batch.set_(storage).view(shape)
         self.tiles.read_tiles(index, out=batch.numpy())
         return batch.permute(0, 3, 1, 2)
