@@ -20,6 +20,19 @@ from histogen.seeds import numpy_rng
 
 
 @dataclass(frozen=True)
+class Queries:
+    """Embeddings to classify [M, D] and their squared norms [M], which all episodes share; float32."""
+
+    embeddings: Tensor
+    squared: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> Queries:
+        """Take ``embeddings`` [M, D]."""
+        return cls(embeddings, embeddings.square().sum(dim=1))
+
+
+@dataclass(frozen=True)
 class Centroids:
     """What the support gives: its mean [D], a centroid per class [K, D] and their squared norms [K], float32.
 
@@ -30,13 +43,16 @@ class Centroids:
     centroids: Tensor
     squared: Tensor
 
-    def predict(self, queries: Tensor) -> Tensor:
-        """Return the class [M] int64 whose centroid is nearest to each query [M, D].
+    def predict(self, queries: Queries) -> Tensor:
+        """Return the class [M] int64 whose centroid c is nearest to each query, u = (q - mean) / |q - mean|.
 
-        |q - c|^2 = |q|^2 - 2 q.c + |c|^2, and |q|^2 is the same for all classes: one product ranks them.
+        |u - c|^2 = 1 - 2 u.c + |c|^2, and both u.c and |q - mean|^2 follow from the products of q with the centroids
+        and the mean: one thin product classifies, and no centred copy of the queries is made.
         """
-        unit = unit_rows(queries - self.mean)
-        return (self.squared - 2 * (unit @ self.centroids.T)).argmin(dim=1)
+        products = queries.embeddings @ torch.cat([self.centroids, self.mean[None]]).T
+        with_mean = self.centroids @ self.mean
+        length = (queries.squared - 2 * products[:, -1] + self.mean.square().sum()).clamp(min=1e-12).sqrt()
+        return (self.squared - 2 * (products[:, :-1] - with_mean) / length[:, None]).argmin(dim=1)
 
 
 def fit_centroids(support: Tensor, labels: Tensor, *, num_classes: int) -> Centroids:
@@ -61,8 +77,10 @@ def simpleshot_predict(
     """Return the class [M] of each query [M, D] with all of ``train`` [N, D] as support."""
     support = as_matrix(train, what="training", device=device)
     labels = as_labels(train_labels, len(support), what="training", num_classes=num_classes).to(device)
-    model = fit_centroids(support, labels, num_classes=num_classes)
-    return np.asarray(model.predict(as_matrix(queries, what="query", device=device)).cpu().numpy())
+    origin = support.mean(dim=0)  # the classifier does not see a common shift, but float32 does
+    model = fit_centroids(support - origin, labels, num_classes=num_classes)
+    tests = Queries.of(as_matrix(queries, what="query", device=device) - origin)
+    return np.asarray(model.predict(tests).cpu().numpy())
 
 
 def few_shot_episodes(
@@ -85,7 +103,9 @@ def few_shot_episodes(
         ConfigError: a class has fewer than ``shots`` training tiles.
     """
     support = as_matrix(train, what="training", device=device)
-    tests = as_matrix(queries, what="query", device=device)
+    origin = support.mean(dim=0)
+    support = support - origin
+    tests = Queries.of(as_matrix(queries, what="query", device=device) - origin)
     of_class = [np.flatnonzero(train_labels == code) for code in range(num_classes)]
     short = min(range(num_classes), key=lambda code: len(of_class[code]))
     if len(of_class[short]) < shots:
