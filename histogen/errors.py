@@ -7,7 +7,8 @@
     ├── ManifestError (ValueError)            a row of a manifest cannot be used
     ├── OutputExistsError (FileExistsError)   the output is there and neither --resume nor --overwrite was given
     ├── SlideError (ValueError)               a slide cannot be opened or read
-    │   └── MissingMppError                   its resolution is not stated anywhere
+    │   ├── MissingMppError                   its resolution is not stated anywhere
+    │   └── TruncatedSlideError               its file ends before its pixels do
     ├── StoreError (ValueError)               a tile store is malformed or does not fit
     │   └── IncompleteStoreError              some of its shards are not there yet
     ├── EncoderError (ValueError)             an encoder or its weights cannot be used
@@ -45,6 +46,10 @@ class SlideError(HistogenError, ValueError):
 
 class MissingMppError(SlideError):
     """The resolution (microns per pixel) of a slide is not stated anywhere."""
+
+
+class TruncatedSlideError(SlideError):
+    """The file of a slide ends before its pixels do."""
 
 
 class StoreError(HistogenError, ValueError):

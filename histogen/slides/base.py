@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from histogen.errors import HistogenError, MissingMppError, SlideError
+from histogen.errors import HistogenError, MissingMppError, SlideError, TruncatedSlideError
 from histogen.geometry import BoxL0, Extent, Mpp
 from histogen.names import READERS, resolve
 from histogen.slides.resample import read_resampled
@@ -181,6 +181,8 @@ def open_slide(
         opener: Callable[..., BaseSlide] = resolve(READERS, name, what="reader")
         try:
             return opener(path, mpp=stated, slide_id=slide_id)
+        except TruncatedSlideError as error:
+            raise TruncatedSlideError(f"slide '{path}' cannot be opened: {error}") from error
         except HistogenError as error:
             # The general readers' reasons say more than that the native one declined.
             reason = reason if name == "tiatoolbox" and reason else str(error)

@@ -21,6 +21,8 @@ from histogen.slides.tiff_layout import TiffLevel, open_layout
 
 CACHE_BYTES = 160 * 2**20
 """Decoded tiles kept: two rows of them for a slide 100,000 pixels wide."""
+JPEG_TAIL = 64
+"""Within this many bytes of its end a JPEG must say that it ends; some writers pad."""
 
 
 class NativeSlide(BaseSlide):
@@ -83,7 +85,7 @@ class NativeSlide(BaseSlide):
         payload = self.read_payload(level, index)
         try:
             tile = decode_tile(self.tiff_levels[level], payload)
-        except (imagecodecs.ImcdError, ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:
             raise SlideError(f"{self._where(level, index)}: {error}") from error
         self._cache[key] = tile
         self._cached_bytes += tile.nbytes
@@ -113,6 +115,9 @@ def decode_tile(level: TiffLevel, payload: bytes) -> np.ndarray:
     shape = (level.tile.height, level.tile.width, 3)
     tile: Any
     if level.codec == "jpeg":
+        # libjpeg fills up a stream that ends early with grey and only warns.
+        if b"\xff\xd9" not in payload[-JPEG_TAIL:]:
+            raise ValueError("the JPEG stream ends early")
         tile = imagecodecs.jpeg8_decode(payload, tables=level.tables, colorspace=level.colorspace, outcolorspace="RGB")
     elif level.codec == "jpeg2000":
         tile = imagecodecs.jpeg2k_decode(payload)

@@ -43,7 +43,22 @@ class OpenSlideSlide(BaseSlide):
             raise SlideError(f"'{self.path.name}' is not opened by OpenSlide: {error}") from error
 
     def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
-        """Read a rectangle given in pixels of ``level``; white outside of the slide."""
+        """Read a rectangle given in pixels of ``level``; white outside of the slide.
+
+        Only what lies inside is asked of OpenSlide: it places rectangles that begin outside up to a pixel away.
+        """
+        whole = self.levels[level].extent
+        left, top = max(x, 0), max(y, 0)
+        inside = Extent(min(x + extent.width, whole.width) - left, min(y + extent.height, whole.height) - top)
+        if inside == extent:
+            return self._read_inside(level, left, top, inside)
+        out = np.full((extent.height, extent.width, 3), WHITE, np.uint8)
+        if inside.width > 0 and inside.height > 0:
+            pixels = self._read_inside(level, left, top, inside)
+            out[top - y : top - y + inside.height, left - x : left - x + inside.width] = pixels
+        return out
+
+    def _read_inside(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
         if self._handle is None:
             self._handle = self._fresh()
         scale = self._scales[level]

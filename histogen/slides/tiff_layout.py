@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from histogen.errors import SlideError
+from histogen.errors import SlideError, TruncatedSlideError
 from histogen.geometry import Extent, Mpp
 from histogen.slides.base import level_downsample, plausible_tag_mpp
 
@@ -21,6 +21,7 @@ CODECS = {1: "none", 5: "lzw", 7: "jpeg", 8: "zlib", 32946: "zlib", 33005: "jpeg
 """TIFF compression to codec. Aperio's 33003 (JPEG 2000 in YCbCr) is left to OpenSlide."""
 OTHERS = ("is_ndpi", "is_philips", "is_bif", "is_scn", "is_qpi", "is_imagej", "is_stk", "is_lsm", "is_fluoview")
 """Layouts with missing, padded or overlapping tiles, or with more than one image."""
+MAX_DIRECTORIES = 10_000
 MICRONS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "um": 1.0, "nm": 1e-3, "inch": 25400.0, "in": 25400.0}
 
 
@@ -62,6 +63,7 @@ def open_layout(path: Path) -> TiffLayout:
         raise SlideError("a folder is not a TIFF")
     try:
         with tifffile.TiffFile(path) as tiff:
+            _check_whole(tiff)
             return _layout(tiff)
     except (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, OSError) as error:
         if isinstance(error, SlideError):
@@ -88,6 +90,36 @@ def _layout(tiff: tifffile.TiffFile) -> TiffLayout:
         mpp, source = _tag_mpp(first), "tiff tags"
     vendor = "aperio" if tiff.is_svs else "ome-tiff" if tiff.is_ome else "generic-tiff"
     return TiffLayout(tuple(levels), vendor, power, mpp, source if mpp else "none")
+
+
+def _check_whole(tiff: tifffile.TiffFile) -> None:
+    """Follow the chain of directories and their tiles to the end of the file; a cut copy ends earlier.
+
+    Raises:
+        TruncatedSlideError: a directory or a tile lies beyond the end.
+    """
+    size, form = tiff.filehandle.size, tiff.tiff
+    offset, seen = int(tiff.pages.first.offset), 0
+    while offset and seen < MAX_DIRECTORIES:
+        tiff.filehandle.seek(offset)
+        count = tiff.filehandle.read(form.tagnosize)
+        if len(count) < form.tagnosize:
+            break
+        tiff.filehandle.seek(offset + form.tagnosize + struct.unpack(form.tagnoformat, count)[0] * form.tagsize)
+        follows = tiff.filehandle.read(form.offsetsize)
+        if len(follows) < form.offsetsize:
+            break
+        offset, seen = struct.unpack(form.offsetformat, follows)[0], seen + 1
+    complete = offset == 0 or seen == MAX_DIRECTORIES
+    needs = max((_reach(page) for page in tiff.pages), default=0) if complete else offset
+    if not complete or needs > size:
+        raise TruncatedSlideError(f"the file is cut: it has {size:,} bytes and needs {needs:,} or more; copy it again")
+
+
+def _reach(page: Any) -> int:
+    """Where the last tile or strip of a directory ends."""
+    ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
+    return int(ends.max(initial=0))
 
 
 def _is_level(page: Any, first: Any, *, aperio: bool) -> bool:

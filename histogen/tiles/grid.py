@@ -78,7 +78,7 @@ class Grid:
 
 
 def box_means(values: np.ndarray, x: np.ndarray, y: np.ndarray, width: float, height: float) -> np.ndarray:
-    """Return the mean of a map [h, w] over boxes given in its own pixels (fractions meant), float32 [N].
+    """Return the mean of a map [h, w] of values 0-1 over boxes given in its own pixels (fractions meant), float32 [N].
 
     Exact for a map that is constant within each pixel. What lies outside of the map counts as 0.
     """
@@ -87,7 +87,8 @@ def box_means(values: np.ndarray, x: np.ndarray, y: np.ndarray, width: float, he
     right, bottom = x + width, y + height
     total = _integral(table, right, bottom) - _integral(table, x, bottom)
     total += _integral(table, x, y) - _integral(table, right, y)
-    return np.clip(total / (width * height), 0, None).astype(np.float32)
+    # What cumulative sums leave of nothing (1e-15) must not count as ink.
+    return np.round(np.clip(total / (width * height), 0, 1), 6).astype(np.float32)
 
 
 def _integral(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class TissueSettings(Settings):
     """Smaller pieces are not tissue."""
     remove_pen: bool = True
     """Blue, green, red and black ink, and black borders, are not tissue."""
-    pen_margin_um: float = Field(default=20.0, ge=0)
+    pen_margin_um: float = Field(default=24.0, ge=0)
     """What is this near to ink is not tissue either."""
 
 
