@@ -89,6 +89,7 @@ def copy_figures(report: CopyReport, synthetic: CopyScores, held_out: CopyScores
     edges = np.linspace(0.0, top, HISTOGRAM_BINS + 1)
     shares = [np.histogram(np.clip(s.ratio, 0, top), edges)[0] / len(s.ratio) for s in (synthetic, held_out)]
     return {
+        "held_out": len(held_out.ratio),
         "quantile": report.quantile,
         "threshold": report.threshold,
         "flagged": len(report.flagged),

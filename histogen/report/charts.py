@@ -46,8 +46,10 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def line_chart(series: Sequence[Series], *, title: str, x_label: str = "step", log_y: bool = False) -> str:
-    """Return a line chart: every series faintly as it is and, where it is long, boldly as a running mean."""
+def line_chart(
+    series: Sequence[Series], *, title: str, x_label: str = "step", log_y: bool = False, smoothed: bool = True
+) -> str:
+    """Return a line chart: every series faintly as it is and, where it is long and ``smoothed``, a running mean."""
     width, height, left, bottom, top = 420.0, 230.0, 46.0, 34.0, 10.0
     drawn = [_transformed(one, log_y) for one in series]
     xs = [x for one in drawn for x in one.x]
@@ -63,7 +65,7 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str = "step", l
         for t in nice_range(x_low, x_high, 5)[2]
         if x_low <= t <= x_high
     ]
-    parts += [_line(one, number % NUM_COLOURS, to_x, to_y) for number, one in enumerate(drawn)]
+    parts += [_line(one, number % NUM_COLOURS, to_x, to_y, smoothed) for number, one in enumerate(drawn)]
     parts.append(f'<text x="{width - 8:.0f}" y="{height - 3:.0f}" text-anchor="end">{escape(x_label)}</text>')
     svg = _svg(width, height, title, parts)
     return f'<figure><p class="chart-title">{escape(title)}</p>{svg}{legend([one.name for one in series])}</figure>'
@@ -136,10 +138,10 @@ def _mean(values: Sequence[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _line(series: Series, colour: int, to_x: Scale, to_y: Scale) -> str:
+def _line(series: Series, colour: int, to_x: Scale, to_y: Scale, smoothed: bool) -> str:
     raw = _path(series.x, series.y, to_x, to_y)
     window = len(series.y) // 20
-    if window < 2:
+    if window < 2 or not smoothed:
         return f'<path class="smooth s{colour}" d="{raw}"/>'
     mean = _path(series.x, smooth(series.y, window), to_x, to_y)
     return f'<path class="raw s{colour}" d="{raw}"/><path class="smooth s{colour}" d="{mean}"/>'

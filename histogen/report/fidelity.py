@@ -121,9 +121,13 @@ def fidelity_text(fidelity: Figures) -> str:
 
 
 def _is_copying(copies: Figures) -> bool:
-    """Whether the flagged share lies above what chance gives (a binomial's mean and three standard deviations)."""
-    q, n = copies["quantile"], copies["judged"]
-    return bool(copies["flagged_share"] > q + 3 * np.sqrt(q * (1 - q) / n))
+    """Whether the flagged share lies more than three standard deviations above what chance gives.
+
+    Chance enters twice: which synthetic tiles were made, and which held-out tiles set the threshold.
+    """
+    q = copies["quantile"]
+    spread = np.sqrt(q * (1 - q) * (1 / copies["judged"] + 1 / copies["held_out"]))
+    return bool(copies["flagged_share"] > q + 3 * spread)
 
 
 def _distribution_rows(sets: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
@@ -141,7 +145,7 @@ def _distribution_rows(sets: Sequence[Figures]) -> tuple[list[str], list[list[st
 
 
 def _source_rows(sets: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
-    header = ["set", "consistency", "source is nearest %", "in nearest 5 %", "median rank", "among"]
+    header = ["set", "consistency", "source is nearest, %", "source in nearest five, %", "median rank", "among"]
     rows = [
         [
             _name(one),
@@ -175,5 +179,10 @@ def _copy_block(copies: Figures) -> str:
         "flagged": f"{copies['flagged']:,} of {copies['judged']:,}",
         "plain, not judged": f"{copies['plain']:,}",
     }
-    chart = line_chart(series, title=f"{copies['set']}: share of tiles by ratio", x_label="ratio")
-    return page.paragraph(copy_sentence(copies) + ".") + page.facts(facts) + page.rows_of([chart])
+    chart = line_chart(series, title=f"{copies['set']}: share of tiles by ratio", x_label="ratio", smoothed=False)
+    return (
+        page.heading(copies["set"])
+        + page.paragraph(copy_sentence(copies) + ".")
+        + page.facts(facts)
+        + page.rows_of([chart])
+    )

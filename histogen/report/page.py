@@ -141,11 +141,12 @@ def render_page(title: str, *, sections: Sequence[Section], subtitle: str = "", 
     """Return the whole page; ``lead`` is HTML (verdicts, facts) before the first section."""
     links = "".join(f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in sections)
     bodies = "".join(f'<section id="{s.anchor}"><h2>{escape(s.title)}</h2>{s.body}</section>' for s in sections)
+    under = f'<p class="quiet">{escape(subtitle)}</p>' if subtitle else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f'<header><h1>{escape(title)}</h1><p class="quiet">{escape(subtitle)}</p></header>'
+        f"<header><h1>{escape(title)}</h1>{under}</header>"
         f"<nav><ul>{links}</ul></nav><main>{lead}{bodies}</main>"
         f"<footer>histogen {escape(histogen.__version__)}. This page is one file and needs nothing else.</footer>"
         "</body></html>\n"
