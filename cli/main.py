@@ -5,6 +5,7 @@ Exit codes: 0 all done, 1 some units failed (each with its sentence), 2 the user
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -71,6 +72,9 @@ def _root(
 
 def main() -> None:
     """Run the application; a deliberate error is one line on standard error."""
+    # OpenMP threads that spin while they wait make a training six times slower as soon as other processes compete for
+    # the cores; read by OpenMP when torch is imported, so it must be set here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except HistogenError as error:
