@@ -81,12 +81,31 @@ def _cubic(distance: torch.Tensor) -> torch.Tensor:
 
 
 def blur_matrices(sigma: np.ndarray, px: int, device: torch.device) -> torch.Tensor:
-    """Return float32 [N, px, px]: Gaussian blur along one axis, cut at 3 sigma, edges extended."""
-    radius = max(1, math.ceil(3.0 * float(sigma.max())))
-    offsets = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offsets[None, :] / sigma[:, None]) ** 2)
-    kernel /= kernel.sum(axis=1, keepdims=True)
-    index = torch.from_numpy((np.arange(px)[:, None] + offsets[None, :]).clip(0, px - 1)).to(device)
+    """Return float32 [N, px, px]: Pillow's Gaussian blur of deviation ``sigma`` along one axis, edges extended."""
+    kernel = blur_kernels(sigma)
+    reach = kernel.shape[1] // 2
+    index = (np.arange(px)[:, None] + np.arange(-reach, reach + 1)[None, :]).clip(0, px - 1)
     values = torch.from_numpy(kernel).to(device, torch.float32)[:, None, :].expand(-1, px, -1)
     out = torch.zeros(len(sigma), px, px, device=device)
-    return out.scatter_add_(2, index.expand(len(sigma), -1, -1), values)
+    return out.scatter_add_(2, torch.from_numpy(index).to(device).expand(len(sigma), -1, -1), values)
+
+
+def blur_kernels(sigma: np.ndarray) -> np.ndarray:
+    """Return float64 [N, taps]: three box filters with fractional ends (Gwosdek et al. 2011), as Pillow blurs.
+
+    Their variance is exactly ``sigma`` squared, which a sampled and cut Gaussian's is not.
+    """
+    variance = np.asarray(sigma, dtype=np.float64) ** 2 / 3.0
+    half = np.floor((np.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    end = (2 * half + 1) * (half * (half + 1) - 3.0 * variance) / (6.0 * (variance - (half + 1) ** 2))
+    reach = int(half.max()) + 1
+    offsets = np.abs(np.arange(-reach, reach + 1))[None, :]
+    box = np.where(offsets <= half[:, None], 1.0, np.where(offsets == half[:, None] + 1, end[:, None], 0.0))
+    box /= box.sum(axis=1, keepdims=True)
+    out = box
+    for _ in range(2):
+        wide = np.zeros((len(box), out.shape[1] + 2 * reach))
+        for tap in range(box.shape[1]):
+            wide[:, tap : tap + out.shape[1]] += box[:, tap : tap + 1] * out
+        out = wide
+    return out

@@ -21,7 +21,7 @@ SIDE = 64
 def picture(seed: int = 0, side: int = SIDE) -> np.ndarray:
     """A smooth colourful picture with edges, uint8 [H, W, 3]."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(
+    coarse = Image.fromarray(rng.integers(50, 215, (9, 9, 3), dtype=np.uint8)).resize(
         (side, side), Image.Resampling.BICUBIC
     )
     out = np.array(coarse)
@@ -111,17 +111,18 @@ def test_stain_jitter_changes_the_stain_it_names_only() -> None:
     np.testing.assert_allclose(changed[:, 1:], concentrations[:, 1:], atol=5e-3)
 
 
-def test_blur_is_a_gaussian_and_near_pillows() -> None:
+def test_blur_is_pillows() -> None:
     image = picture(4)
-    for sigma in (0.8, 1.0, 2.0):
+    for sigma in (0.3, 0.8, 1.0, 2.0):
         matrix = blur_matrices(np.array([sigma]), SIDE, torch.device("cpu"))[0].numpy()
         np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
         row = matrix[SIDE // 2]
         variance = (row * (np.arange(SIDE) - SIDE // 2) ** 2).sum()
-        assert variance == pytest.approx(sigma**2, rel=0.06)
+        assert variance == pytest.approx(sigma**2, rel=1e-5)
         found = np.einsum("ij,jkc,lk->ilc", matrix, image.astype(np.float32), matrix)
         expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32)
-        assert np.abs(found - expected).mean() < 1.0
+        assert np.abs(found - expected).max() <= 4.0  # at the border, where Pillow extends after each of three passes
+        assert np.abs(found - expected).mean() < 0.6
 
 
 def test_draws_have_torchvisions_laws() -> None:
@@ -132,7 +133,7 @@ def test_draws_have_torchvisions_laws() -> None:
     blank = torch.zeros(3, 256, 256)
     boxes = np.array([transforms.RandomResizedCrop.get_params(blank, [0.05, 0.4], [3 / 4, 4 / 3]) for _ in range(4000)])
     for ours, theirs in ((draws.height[:, 0], boxes[:, 2]), (draws.width[:, 0], boxes[:, 3])):
-        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.02)
+        assert ours.mean() == pytest.approx(theirs.mean(), rel=0.04)
         assert ours.std() == pytest.approx(theirs.std(), rel=0.06)
     assert draws.top[:, 0].mean() == pytest.approx(boxes[:, 0].mean(), rel=0.05)
     assert (draws.top + draws.height).max() <= 256
@@ -182,7 +183,7 @@ def test_whole_views_have_the_reference_pipelines_statistics(
     np.testing.assert_allclose(a.mean((0, 2, 3)), b.mean((0, 2, 3)), atol=0.01)  # of the range; Pillow rounds down
     np.testing.assert_allclose(a.std((0, 2, 3)), b.std((0, 2, 3)), rtol=0.01)
     sharp = [np.abs(np.diff(x, axis=-1)).mean() for x in (a, b)]
-    assert sharp[0] == pytest.approx(sharp[1], rel=0.01 if blur < 0.5 else 0.05)  # Pillow's blur is three box filters
+    assert sharp[0] == pytest.approx(sharp[1], rel=0.04)
     assert np.abs(a - b).mean() < 0.01
 
 
