@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from histogen.evaluation.splits import hold_out
-from histogen.evaluation.vectors import as_labels, as_matrix
+from histogen.evaluation.vectors import as_labels, as_matrix, few_threads
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 MAX_ITERATIONS = 500
@@ -75,17 +75,18 @@ def fit_linear(
     """
     matrix = as_matrix(embeddings, what="training", device=device)
     target = as_labels(labels, len(matrix), what="training", num_classes=num_classes).to(device)
-    mean, std = matrix.mean(dim=0), matrix.std(dim=0, correction=0)
-    std = torch.where(std > 0, std, torch.ones_like(std))
-    x = (matrix - mean) / std
-    first = _pack(start.weight, start.bias) if start else np.zeros(num_classes * (x.shape[1] + 1))
-    found = minimize(
-        lambda flat: _objective(flat, x, target, num_classes, penalty),
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS, "gtol": GRADIENT_TOLERANCE, "ftol": 1e-10},
-    )
+    options = {"maxiter": MAX_ITERATIONS, "maxfun": 2 * MAX_ITERATIONS, "gtol": GRADIENT_TOLERANCE, "ftol": 1e-10}
+    with few_threads(matrix):
+        mean, std = matrix.mean(dim=0), matrix.std(dim=0, correction=0)
+        std = torch.where(std > 0, std, torch.ones_like(std))
+        x = (matrix - mean) / std
+        found = minimize(
+            lambda flat: _objective(flat, x, target, num_classes, penalty),
+            _pack(start.weight, start.bias) if start else np.zeros(num_classes * (x.shape[1] + 1)),
+            jac=True,
+            method="L-BFGS-B",
+            options=options,
+        )
     weight, bias = _unpack(found.x, num_classes, x)
     return LinearProbe(weight, bias, mean, std, penalty, int(found.nit), bool(found.success))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from histogen.errors import ConfigError
 from histogen.evaluation.metrics import balanced_accuracy, class_counts
-from histogen.evaluation.vectors import as_labels, as_matrix, unit_rows
+from histogen.evaluation.vectors import as_labels, as_matrix, few_threads, unit_rows
 from histogen.seeds import numpy_rng
 
 
@@ -112,10 +112,11 @@ def few_shot_episodes(
         raise ConfigError(f"class {short} has {len(of_class[short])} training tiles; ask for fewer than {shots} shots")
     labels = torch.arange(num_classes, device=device).repeat_interleave(shots)
     scores = np.empty(episodes)
-    for episode in range(episodes):
-        rng = numpy_rng(seed, "few-shot", episode)
-        rows = np.concatenate([rng.choice(members, shots, replace=False) for members in of_class])
-        model = fit_centroids(support[torch.as_tensor(rows, device=device)], labels, num_classes=num_classes)
-        predicted = model.predict(tests).cpu().numpy()
-        scores[episode] = balanced_accuracy(class_counts(query_labels, predicted, num_classes=num_classes))
+    with few_threads(support):
+        for episode in range(episodes):
+            rng = numpy_rng(seed, "few-shot", episode)
+            rows = np.concatenate([rng.choice(members, shots, replace=False) for members in of_class])
+            model = fit_centroids(support[torch.as_tensor(rows, device=device)], labels, num_classes=num_classes)
+            predicted = model.predict(tests).cpu().numpy()
+            scores[episode] = balanced_accuracy(class_counts(query_labels, predicted, num_classes=num_classes))
     return scores

@@ -37,6 +37,8 @@ class BenchmarkConfig(BulkConfig):
     """Encoders as ``SPEC`` or ``NAME=SPEC``; a difference is a later one minus an earlier one."""
     label: str = "label"
     """The categorical column to tell."""
+    group: str = "group"
+    """The categorical column of groups (patients, photographs) that must not be split; without it, the slides."""
     split: Literal["auto", "column", "slide", "tile"] = "auto"
     """``column`` takes the column ``split`` (train, test); ``slide`` whole slides or groups; ``tile`` single tiles."""
     test_share: float = Field(default=0.25, gt=0, lt=1)
@@ -90,7 +92,7 @@ def load_task(tiles: TileSet, config: BenchmarkConfig) -> Task:
     names = tiles.categories(config.label)
     if not names:
         raise StoreError(f"column '{config.label}' is not categorical; a benchmark needs names of classes")
-    groups, unit = _groups(tiles)
+    groups, unit = _groups(tiles, config.group)
     has_split = tiles.has_column("split")
     return build_task(
         tiles.column(config.label),
@@ -188,9 +190,11 @@ def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
     ).failures
 
 
-def _groups(tiles: TileSet) -> tuple[NDArray[np.int64] | None, str]:
-    if tiles.has_column("group"):
-        return np.asarray(tiles.column("group"), dtype=np.int64), "group"
+def _groups(tiles: TileSet, column: str) -> tuple[NDArray[np.int64] | None, str]:
+    if tiles.has_column(column):
+        return np.asarray(tiles.column(column), dtype=np.int64), "group"
+    if column != BenchmarkConfig.model_fields["group"].default:
+        raise StoreError(f"not every store has a column '{column}' of groups; check --set group=…")
     if len(tiles.stores) > 1:
         return tiles.store_of(np.arange(len(tiles))), "slide"
     return None, "slide"

@@ -1,0 +1,90 @@
+"""What a task takes from the columns of tiles, and what it admits about itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from histogen.errors import ConfigError
+from histogen.evaluation.judge import JudgeSettings, judge
+from histogen.evaluation.tasks import build_task, caveats
+from histogen.evaluation.vectors import few_threads
+
+LABELS = np.array([3, 3, 0, 0, -1, 3, 0, 3, 0, 0, 3, 0])
+NAMES = ("b", "unused", "x", "d")
+SLIDES = np.repeat([0, 1, 2, 3], 3)
+
+
+def test_classes_are_those_that_occur_and_slides_are_the_clusters() -> None:
+    task = build_task(LABELS, NAMES, groups=SLIDES, split_codes=None, test_share=0.5, seed=0)
+    assert task.classes == ("b", "d")
+    assert task.labels.tolist() == [1, 1, 0, 0, -1, 1, 0, 1, 0, 0, 1, 0]
+    assert 4 not in [*task.split.train, *task.split.test]
+    assert task.cluster_count == ("slide", 2)
+    np.testing.assert_array_equal(task.clusters, SLIDES[task.split.test])
+    assert [note[:40] for note in caveats(task)] == [
+        "The test has 2 slides only: intervals ov", "1 tiles without a label were left out."[:40],
+    ]  # fmt: skip
+
+
+def test_a_column_comes_before_slides_and_one_test_slide_is_no_cluster() -> None:
+    codes = np.where(SLIDES == 3, 1, 0)
+    task = build_task(LABELS, NAMES, groups=SLIDES, split_codes=codes, split_names=("train", "test"), seed=0)
+    assert task.split.test.tolist() == [9, 10, 11]
+    assert task.clusters is None
+    assert task.cluster_count == ("tile", 3)
+    by_slide = build_task(
+        LABELS, NAMES, groups=SLIDES, split_codes=codes, split_names=("train", "test"), how="slide", seed=0
+    )
+    assert by_slide.split.how.startswith("by slide")
+
+
+def test_tiles_of_no_group_are_groups_of_their_own() -> None:
+    groups = np.where(SLIDES < 2, -1, SLIDES)
+    task = build_task(LABELS, NAMES, groups=groups, unit="group", split_codes=None, test_share=0.5, seed=1)
+    assert task.groups is not None
+    assert len(set(task.groups.tolist())) == 6 + 2
+    assert task.cluster_count[0] == "group"
+
+
+def test_what_is_no_task() -> None:
+    with pytest.raises(ConfigError, match="labels of 1 classes"):
+        build_task(np.zeros(4, int), ("a",), groups=None, split_codes=None, seed=0)
+    with pytest.raises(ConfigError, match="no column 'split'"):
+        build_task(LABELS, NAMES, groups=None, split_codes=None, how="column", seed=0)
+
+
+def test_a_class_that_is_never_taught_is_said() -> None:
+    codes = np.where(LABELS == 0, 1, 0)
+    codes[0] = 1
+    task = build_task(LABELS, NAMES, groups=None, split_codes=codes, split_names=("train", "test"), seed=0)
+    assert "No training tile has class b: its test tiles count as errors." in caveats(task)
+
+
+def test_judge_gives_every_pair_and_few_shot_figures() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1, 2], 60)
+    codes = (np.arange(180) % 4 == 0).astype(int)
+    task = build_task(labels, ("a", "b", "c"), groups=None, split_codes=codes, split_names=("train", "test"), seed=0)
+    good = rng.normal(size=(180, 8)) + 3 * np.eye(8)[labels]
+    noise = rng.normal(size=(180, 8))
+    settings = JudgeSettings(tests=("knn",), few_shot={"shots": (2, 8), "episodes": 20}, draws=100)
+    results, differences = judge(
+        task, {"noise": lambda: noise, "good": lambda: good, "same": lambda: good}, settings, seed=0, device="cpu"
+    )
+    assert results["good"]["knn"]["balanced_accuracy"] > 0.9
+    assert results["noise"]["knn"]["balanced_accuracy"] < 0.6
+    assert results["good"]["few_shot"]["8"]["mean"] > results["good"]["few_shot"]["2"]["mean"] > 0.6
+    pairs = {(d["a"], d["b"]): d for d in differences if d["metric"] == "knn.balanced_accuracy"}
+    assert pairs["good", "noise"]["verdict"] == "better"
+    assert pairs["same", "good"]["delta"] == 0.0
+    assert pairs["same", "good"]["verdict"] == "no difference shown"
+    assert set(pairs) == {("good", "noise"), ("same", "noise"), ("same", "good")}
+
+
+def test_small_problems_use_one_thread_and_give_the_others_back() -> None:
+    before = torch.get_num_threads()
+    with few_threads(torch.zeros(10, 10)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
