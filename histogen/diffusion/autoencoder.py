@@ -86,10 +86,15 @@ def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoen
     return classes[name].from_pretrained(folder).eval().requires_grad_(False).to(device)
 
 
-def autoencoder_name(autoencoder: Autoencoder, run: Path) -> str:
+def run_folder(folder: Path) -> Path:
+    """Return the run that ``folder`` belongs to: itself, or its parent when it is the exported autoencoder in it."""
+    exported = folder.name == "autoencoder" and not (folder / "autoencoder").is_dir()
+    return folder.resolve().parent if exported else folder.resolve()
+
+
+def autoencoder_name(autoencoder: Autoencoder, folder: Path) -> str:
     """Return the name under which its latents are stored: the run's folder name and a digest of the weights."""
-    folder = run.parent if run.name == "autoencoder" else run
-    return f"{folder.name}-{weights_digest(autoencoder.state_dict())[:8]}"
+    return f"{run_folder(folder).name}-{weights_digest(autoencoder.state_dict())[:8]}"
 
 
 def downsampling(autoencoder: Autoencoder) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from histogen.diffusion.autoencoder import Autoencoder, decode_latents
@@ -117,7 +118,11 @@ def load_pipeline(run: Path, device: torch.device | str = "cpu") -> EldmPipeline
         raise ConfigError(f"'{run}' holds no E-LDM (no pipeline/model_index.json); train one with train-eldm")
     if json.loads(index.read_text()).get("_class_name") != EldmPipeline.__name__:
         raise ConfigError(f"'{folder}' holds another kind of diffusers pipeline; give a run folder of train-eldm")
+    shown = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
     pipeline: Any = EldmPipeline.from_pretrained(folder, local_files_only=True)
+    if shown:
+        diffusers_logging.enable_progress_bar()
     for part in (pipeline.unet, pipeline.autoencoder, pipeline.conditioner):
         part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)

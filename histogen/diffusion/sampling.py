@@ -87,6 +87,9 @@ def build_sampler(settings: SamplerSettings, trained: SchedulerMixin) -> Schedul
         kind = "flow" if is_flow else "eps or v"
         raise ConfigError(f"sampler '{settings.name}' cannot run a model trained as {kind}; use {', '.join(usable)}")
     shared = {"num_train_timesteps": trained.config["num_train_timesteps"]}
+    if settings.name == "ddim" and shared["num_train_timesteps"] % settings.steps:
+        # diffusers' DDIM steps back by a whole number of timesteps, and then ends somewhere else than at the data
+        raise ConfigError(f"ddim with {settings.steps} steps: they must divide {shared['num_train_timesteps']}; use 50")
     if not is_flow:
         keys = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
         shared |= {key: trained.config[key] for key in keys}

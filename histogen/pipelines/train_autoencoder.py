@@ -176,7 +176,7 @@ def run(config: TrainAutoencoderConfig) -> Outcome:
     record_statistics(model, mean, std)
     scores = measure_reconstruction(model, tiles, heldout, device, picture=out / "previews" / "reconstructions.png")
     model.save_pretrained(out / "autoencoder")
-    name = autoencoder_name(model, out)
+    name = autoencoder_name(model, out / "autoencoder")
     write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))
     finish_output(
         out, name=name, supervision="none", heldout=scores, training={k: round(v, 6) for k, v in last.items()}

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.config import BulkConfig
-from histogen.diffusion.autoencoder import Autoencoder, autoencoder_name, latent_channels, load_autoencoder
+from histogen.diffusion.autoencoder import Autoencoder, autoencoder_name, latent_channels, load_autoencoder, run_folder
 from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.denoiser import DenoiserSettings
@@ -163,8 +163,7 @@ def _conditioner(config: TrainEldmConfig, tiles: TileSet, name: str, train: np.n
 
 
 def _supervision(autoencoder: Path, encoder: str) -> dict[str, str]:
-    run = autoencoder.parent if autoencoder.name == "autoencoder" else autoencoder
-    recorded = read_run(run).get("results", {}).get("supervision")
+    recorded = read_run(run_folder(autoencoder)).get("results", {}).get("supervision")
     return {
         "denoiser": "none",
         "encoder": encoder,

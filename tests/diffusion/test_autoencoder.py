@@ -1,0 +1,165 @@
+"""Images to latents and back, moments, statistics, turns; losses and scores against plain definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, VQModel
+
+from histogen.diffusion.autoencoder import (
+    AutoencoderSettings,
+    build_autoencoder,
+    decode_latents,
+    dihedral,
+    draw_latents,
+    encode_moments,
+    latent_statistics,
+    load_autoencoder,
+    record_statistics,
+    standardize,
+    to_images,
+    to_signal,
+    unstandardize,
+)
+from histogen.diffusion.reconstruction import (
+    ReconstructionSettings,
+    gradient_loss,
+    psnr,
+    reconstruct,
+    reconstruction_loss,
+    ssim,
+)
+from histogen.errors import ConfigError
+
+TINY = {"channels": (8, 16), "layers_per_block": 1, "latent_channels": 3, "norm_groups": 4, "attention": False}
+
+
+def tiny(kind: str) -> AutoencoderKL | VQModel:
+    torch.manual_seed(0)
+    return build_autoencoder(AutoencoderSettings(kind=kind, num_codes=32, **TINY), tile_px=16).eval()
+
+
+def test_images_survive_the_way_to_signal_and_back(images: np.ndarray) -> None:
+    signal = to_signal(torch.from_numpy(images))
+    assert float(signal.min()) >= -1
+    assert float(signal.max()) <= 1
+    np.testing.assert_array_equal(to_images(signal).numpy(), images)
+
+
+def test_dihedral_variants_against_numpy(images: np.ndarray) -> None:
+    image = images[0]
+    turned = [dihedral(torch.from_numpy(image).permute(2, 0, 1), v).permute(1, 2, 0).numpy() for v in range(8)]
+    for variant, made in enumerate(turned):
+        expected = np.rot90(image, variant % 4)
+        np.testing.assert_array_equal(made, expected[:, ::-1] if variant >= 4 else expected)
+    assert len({made.tobytes() for made in turned}) == 8
+
+
+def test_moments_are_the_posterior_and_draws_follow_it(images: np.ndarray) -> None:
+    model, signal = tiny("kl"), to_signal(torch.from_numpy(images[:2]))
+    moments = encode_moments(model, signal)
+    with torch.no_grad():
+        posterior = model.encode(signal).latent_dist
+    torch.testing.assert_close(moments, torch.cat([posterior.mean, posterior.logvar], 1), rtol=0, atol=0)
+    noise = torch.randn(posterior.mean.shape)
+    torch.testing.assert_close(draw_latents(3, moments, noise), posterior.mean + posterior.std * noise)
+    torch.testing.assert_close(draw_latents(3, moments, None), posterior.mean, rtol=0, atol=0)
+
+
+def test_the_latent_of_a_vq_model_is_the_one_before_quantisation(images: np.ndarray) -> None:
+    model, signal = tiny("vq"), to_signal(torch.from_numpy(images[:2]))
+    moments = encode_moments(model, signal)
+    with torch.no_grad():
+        expected = model.quant_conv(model.encoder(signal))
+    torch.testing.assert_close(moments, expected, rtol=0, atol=0)
+    torch.testing.assert_close(draw_latents(3, moments, torch.ones_like(moments)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_statistics_live_in_the_config_and_survive_saving(kind: str, tmp_path: Path) -> None:
+    model = tiny(kind)
+    mean, std = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([2.0, 0.5, 1.0])
+    record_statistics(model, mean, std)
+    model.save_pretrained(tmp_path / "autoencoder")
+    loaded = load_autoencoder(tmp_path)
+    latents = mean.view(1, 3, 1, 1) + std.view(1, 3, 1, 1) * torch.randn(400, 3, 4, 4)
+    seen = standardize(loaded, latents)
+    torch.testing.assert_close(unstandardize(loaded, seen), latents, rtol=0, atol=1e-5)
+    if kind == "kl":
+        assert float(seen.mean(dim=(0, 2, 3)).abs().max()) < 0.06
+        assert float((seen.std(dim=(0, 2, 3)) - 1).abs().max()) < 0.06
+    else:
+        assert float(seen.square().mean()) == pytest.approx(1, abs=0.06)
+    measured_mean, measured_std = latent_statistics(loaded, latents)
+    assert measured_mean.shape[1] == measured_std.shape[1] == (3 if kind == "kl" else 1)
+
+
+def test_decoding_standardised_latents_equals_the_autoencoders_own_decoding(images: np.ndarray) -> None:
+    model = tiny("kl")
+    record_statistics(model, torch.tensor([0.5, -1.0, 2.0]), torch.tensor([2.0, 0.5, 1.0]))
+    with torch.no_grad():
+        raw = model.encode(to_signal(torch.from_numpy(images[:3]))).latent_dist.mean
+        expected = to_images(model.decode(raw).sample)
+    difference = decode_latents(model, standardize(model, raw)).int() - expected.int()
+    assert int(difference.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_few_steps_lower_the_loss(kind: str, images: np.ndarray) -> None:
+    model, signal = tiny(kind).train(), to_signal(torch.from_numpy(images))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for step in range(15):
+        noise = torch.randn(len(signal), 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        answer, latent_loss = reconstruct(model, signal, noise=noise)
+        terms = reconstruction_loss(signal, answer, latent_loss, ReconstructionSettings(), is_vq=kind == "vq")
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(float(terms["loss"].detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_kl_in_nats_per_element_against_torch_distributions(images: np.ndarray) -> None:
+    model, signal = tiny("kl"), to_signal(torch.from_numpy(images[:2]))
+    with torch.no_grad():
+        posterior = model.encode(signal).latent_dist
+        _, measured = reconstruct(model, signal, noise=torch.zeros_like(posterior.mean))
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Normal(posterior.mean, posterior.std), torch.distributions.Normal(0.0, 1.0)
+    )
+    assert float(measured) == pytest.approx(float(exact.mean()), rel=1e-4)
+
+
+def test_gradient_loss_against_numpy() -> None:
+    first, second = np.random.default_rng(0).normal(size=(2, 2, 3, 8, 8))
+    error, total = first - second, 0.0
+    for scale in (1, 2, 4):
+        pooled = error.reshape(2, 3, 8 // scale, scale, 8 // scale, scale).mean(axis=(3, 5))
+        total += np.abs(np.diff(pooled, axis=-1)).mean() + np.abs(np.diff(pooled, axis=-2)).mean()
+    measured = gradient_loss(torch.from_numpy(first), torch.from_numpy(second))
+    assert float(measured) == pytest.approx(total / 3, rel=1e-12)
+
+
+def test_scores_against_scikit_image(images: np.ndarray) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    noisy = np.clip(images.astype(int) + np.random.default_rng(0).integers(-20, 20, images.shape), 0, 255)
+    noisy = noisy.astype(np.uint8)
+    pairs = list(zip(images, noisy, strict=True))
+    assert psnr(images, noisy) == pytest.approx(np.mean([peak_signal_noise_ratio(a, b) for a, b in pairs]))
+    expected = np.mean([structural_similarity(a, b, channel_axis=-1, data_range=255) for a, b in pairs])
+    assert ssim(images, noisy) == pytest.approx(expected)
+
+
+def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="halved"):
+        build_autoencoder(AutoencoderSettings(**{**TINY, "channels": (8, 8, 8, 8)}), tile_px=20)
+    with pytest.raises(ConfigError, match="train-autoencoder"):
+        load_autoencoder(tmp_path)
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(ConfigError, match="UNet2DModel"):
+        load_autoencoder(tmp_path)

@@ -1,0 +1,200 @@
+"""synthesize: the contract of a tile, resume, partners, recreation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from histogen.diffusion.conditioning import slerp
+from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.sampling import SamplerSettings
+from histogen.errors import ConfigError
+from histogen.pipelines.synthesize import SynthesizeConfig, run
+from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder import run as run_autoencoder
+from histogen.pipelines.train_eldm import TrainEldmConfig
+from histogen.pipelines.train_eldm import run as run_eldm
+from histogen.store.jpeg import encode_jpeg
+from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
+
+from .conftest import TINY_AUTOENCODER, TINY_ELDM
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ENCODER = "embeddings/colour-histogram"
+
+
+@pytest.fixture(scope="module")
+def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sources/, autoencoder/ and eldm/."""
+    folder = tmp_path_factory.mktemp("world")
+    make_sources(folder / "sources")
+    common = {"tiles": [folder / "sources"], "device": "cpu"}
+    run_autoencoder(
+        TrainAutoencoderConfig.model_validate({**common, "out": folder / "autoencoder", **TINY_AUTOENCODER})
+    )
+    trained = {"out": folder / "eldm", "autoencoder": folder / "autoencoder", **TINY_ELDM}
+    run_eldm(TrainEldmConfig.model_validate({**common, **trained, "optim": {"steps": 4, "batch": 8}}))
+    return folder
+
+
+def config(world: Path, out: Path, **changes: Any) -> SynthesizeConfig:
+    given = {"tiles": [world / "sources"], "eldm": world / "eldm", "out": out, "micro_batch": 8, "device": "cpu"}
+    return SynthesizeConfig.model_validate({**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def generative(world: Path) -> Path:
+    run(config(world, world / "generative", per_source=2))
+    return world / "generative"
+
+
+@pytest.fixture(scope="module")
+def interpolated(world: Path) -> Path:
+    run(config(world, world / "interpolated", kind="interpolated"))
+    return world / "interpolated"
+
+
+def test_generative_tiles_know_their_sources(world: Path, generative: Path) -> None:
+    store, source = TileStore.open_(generative / "B.zarr"), TileStore.open_(world / "sources" / "B.zarr")
+    assert (store.kind, store.store_id, store.mpp, store.num_tiles) == ("generative", "B-generative", 0.5, 40)
+    np.testing.assert_array_equal(store.read_rows("columns/source_index"), np.repeat(np.arange(20), 2))
+    categories = store.rows_attributes("columns/source_store")["categories"]
+    assert {categories[code] for code in store.read_rows("columns/source_store")} == {"B"}
+    np.testing.assert_array_equal(store.tile_ok, np.repeat(source.tile_ok, 2))
+    assert not store.tile_ok[10]
+    assert len(TileSet.open_(generative)) == 2 * len(TileSet.open_(world / "sources"))
+    seeds = TileSet.open_(generative).column("seed")
+    assert len(np.unique(seeds)) == len(seeds)
+    assert store.provenance["sampler"]["steps"] == 3  # what the train-eldm run recommends
+    assert store.provenance["supervision"] == "none"
+
+
+def test_a_generative_tile_is_the_pipelines_answer_to_its_own_row(world: Path, generative: Path) -> None:
+    store, source = TileStore.open_(generative / "A.zarr"), TileStore.open_(world / "sources" / "A.zarr")
+    pipeline, row = load_pipeline(world / "eldm"), 33
+    embedding = torch.from_numpy(source.read_rows(ENCODER, [row // 2]))
+    seed = int(store.read_rows("columns/seed", [row])[0])
+    image = pipeline(embedding, [seed], sampler=SamplerSettings(steps=3), micro_batch=8)[0]
+    assert store.read_payload(row) == encode_jpeg(image, store.jpeg)
+
+
+def test_an_interpolated_tile_is_conditioned_on_slerp_with_alpha_the_weight_of_its_source(
+    world: Path, interpolated: Path
+) -> None:
+    store, sources = TileStore.open_(interpolated / "A.zarr"), TileSet.open_(world / "sources")
+    row = 21
+    code, index = (int(store.read_rows(f"columns/partner_{what}", [row])[0]) for what in ("store", "index"))
+    name = store.rows_attributes("columns/partner_store")["categories"][code]
+    partner = sources.index_of(name, index)
+    alpha = float(store.read_rows("columns/alpha", [row])[0])
+    assert 0.3 <= alpha <= 0.7
+    first, second = (torch.from_numpy(sources.read_rows(ENCODER, [i])) for i in (sources.index_of("A", row), partner))
+    seed = int(store.read_rows("columns/seed", [row])[0])
+    image = load_pipeline(world / "eldm")(
+        slerp(first, second, alpha), [seed], sampler=SamplerSettings(steps=3), micro_batch=8
+    )[0]
+    assert store.read_payload(row) == encode_jpeg(image, store.jpeg)
+
+
+def test_partners_are_a_perfect_matching_over_all_stores(interpolated: Path) -> None:
+    tiles = TileSet.open_(interpolated)
+    names = tiles.categories("source_store")
+    ids = [
+        f"{names[code]}:{i}" for code, i in zip(tiles.column("source_store"), tiles.column("source_index"), strict=True)
+    ]
+    partners = [
+        f"{names[code]}:{i}"
+        for code, i in zip(tiles.column("partner_store"), tiles.column("partner_index"), strict=True)
+    ]
+    partner_of = dict(zip(ids, partners, strict=True))
+    assert len(partner_of) == 59
+    assert sorted(partners) == sorted(ids)
+    assert all(a != b for a, b in partner_of.items())
+    assert sum(partner_of[partner_of[a]] != a for a in ids) == 3  # 59 is odd: one ring of three
+
+
+def test_bytes_do_not_depend_on_workers(
+    world: Path, interpolated: Path, tmp_path: Path, digest_of: Callable[..., dict[str, str]]
+) -> None:
+    run(config(world, tmp_path / "two", kind="interpolated", workers=2))
+    left_out = ("config.yaml",)
+    assert digest_of(tmp_path / "two", leave_out=left_out) == digest_of(interpolated, leave_out=left_out)
+
+
+def test_tiles_do_not_depend_on_which_other_tiles_are_made(world: Path, generative: Path, tmp_path: Path) -> None:
+    run(config(world, tmp_path / "only", tiles=[world / "sources" / "B.zarr"], per_source=1))
+    few, many = TileStore.open_(tmp_path / "only" / "B.zarr"), TileStore.open_(generative / "B.zarr")
+    for tile in (0, 7, 19):
+        assert few.read_payload(tile) == many.read_payload(2 * tile)
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bytes(
+    world: Path, tmp_path: Path, kill_when: Callable[..., None], digest_of: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("histogen.store.layout.SHARD_TILES", 8)
+    run(config(world, tmp_path / "whole"))
+    cut = config(world, tmp_path / "cut")
+    source = (
+        "import histogen.store.layout; histogen.store.layout.SHARD_TILES = 8\n"
+        "from histogen.pipelines.synthesize import *\n"
+        f"run(SynthesizeConfig.model_validate_json({cut.model_dump_json()!r}))"
+    )
+    kill_when(source, (tmp_path / "cut" / "A.zarr" / "ledger" / "tiles" / "1.json").exists)
+    store = TileStore.open_(tmp_path / "cut" / "A.zarr")
+    assert store.num_shards == 5
+    assert TileStore.open_(tmp_path / "cut" / "B.zarr").missing_shards()
+    run(cut.model_copy(update={"resume": True}))
+    left_out = ("config.yaml",)
+    assert digest_of(tmp_path / "cut", leave_out=left_out) == digest_of(tmp_path / "whole", leave_out=left_out)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_any_tile_can_be_made_again_from_its_row(world: Path, interpolated: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"again{suffix}"
+    outcome = run(config(world, out, recreate=f"{interpolated / 'B.zarr'}:7"))
+    assert outcome.results["same"]
+    if suffix == ".jpg":
+        assert out.read_bytes() == TileStore.open_(interpolated / "B.zarr").read_payload(7)
+
+
+@pytest.mark.parametrize("spec", ["nowhere", ":5", "store:x"])
+def test_a_row_that_cannot_be_read_is_refused(world: Path, tmp_path: Path, spec: str) -> None:
+    with pytest.raises(ConfigError, match="STORE:INDEX"):
+        run(config(world, tmp_path / "x.png", recreate=spec))
+
+
+def test_consistency_is_recorded_and_filters(world: Path, tmp_path: Path) -> None:
+    run(config(world, tmp_path / "all", consistency={"measure": True}))
+    measured = TileSet.open_(tmp_path / "all").column("consistency")
+    assert np.isfinite(measured).all()
+    assert (np.abs(measured) <= 1 + 1e-6).all()
+    least = float(np.median(measured))
+    run(config(world, tmp_path / "some", consistency={"least": least}))
+    kept = TileSet.open_(tmp_path / "some")
+    assert len(kept) == int((measured >= np.float32(least)).sum())
+    assert kept.column("consistency").min() >= np.float32(least)
+    store = TileStore.open_(tmp_path / "some" / "A.zarr")
+    np.testing.assert_array_equal(
+        store.read_rows("columns/consistency"),
+        TileStore.open_(tmp_path / "all" / "A.zarr").read_rows("columns/consistency"),
+    )
+
+
+def test_neighbours_as_partners(world: Path, tmp_path: Path) -> None:
+    run(config(world, tmp_path / "near", kind="interpolated", pairing="neighbours", nearest=1, alpha={"law": "fixed"}))
+    tiles, sources = TileSet.open_(tmp_path / "near"), TileSet.open_(world / "sources")
+    unit = sources.embeddings() / np.linalg.norm(sources.embeddings(), axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -np.inf)
+    names = tiles.categories("partner_store")
+    partners = zip(tiles.column("partner_store"), tiles.column("partner_index"), strict=True)
+    chosen = [sources.index_of(names[code], int(index)) for code, index in partners]
+    np.testing.assert_array_equal(chosen, similarity.argmax(axis=1))
+    assert set(tiles.column("alpha").tolist()) == {0.5}

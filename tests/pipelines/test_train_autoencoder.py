@@ -1,0 +1,94 @@
+"""train-autoencoder: it learns, reports, exports, and a killed run resumes to the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from histogen.diffusion.autoencoder import encode_moments, load_autoencoder, to_images, to_signal
+from histogen.diffusion.reconstruction import psnr
+from histogen.errors import ConfigError, OutputExistsError
+from histogen.pipelines.train_autoencoder import HeldoutSettings, TrainAutoencoderConfig, run, split_heldout
+from histogen.store.tile_set import TileSet
+
+from .conftest import TINY_AUTOENCODER
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def config(sources: Path, out: Path, **changes: Any) -> TrainAutoencoderConfig:
+    values = {**TINY_AUTOENCODER, **changes}
+    return TrainAutoencoderConfig.model_validate({"tiles": [sources], "out": out, "device": "cpu", **values})
+
+
+@pytest.fixture(scope="module")
+def sources(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sources(tmp_path_factory.mktemp("sources"))
+
+
+def test_it_learns_measures_and_exports(sources: Path, tmp_path: Path) -> None:
+    optim = {"steps": 80, "batch": 16, "lr": 0.01, "warmup": 5, "bf16": False}
+    outcome = run(config(sources, tmp_path / "run", optim=optim, checkpoint_every=80, loss={"gradient_weight": 0.0}))
+    tiles = TileSet.open_(sources)
+    _, heldout = split_heldout(len(tiles), HeldoutSettings(fraction=0.1), 0)
+    model = load_autoencoder(tmp_path / "run")
+    real = tiles.read_tiles(heldout)
+    with torch.no_grad():
+        again = to_images(model(to_signal(torch.from_numpy(real)), sample_posterior=False).sample).numpy()
+    assert outcome.results["psnr"] == pytest.approx(psnr(real, again), abs=0.05)
+    flat = np.broadcast_to(real.mean(axis=(0, 1, 2)).round().astype(np.uint8), real.shape)
+    assert outcome.results["psnr"] > psnr(real, flat)  # better than the one best colour
+    assert outcome.results["num_heldout"] == len(heldout) == 6
+    moments = encode_moments(model, to_signal(torch.from_numpy(tiles.read_tiles(np.arange(len(tiles))))))
+    mean = moments[:, :3].mean(dim=(0, 2, 3))
+    torch.testing.assert_close(torch.tensor(model.config["latents_mean"]), mean, rtol=0.2, atol=0.1)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["results"]["supervision"] == "none"
+    assert "PSNR" not in (tmp_path / "run" / "autoencoder" / "README.md").read_text()
+    assert "psnr" in (tmp_path / "run" / "autoencoder" / "README.md").read_text()
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bytes(
+    sources: Path, tmp_path: Path, kill_when: Callable[..., None], digest_of: Callable[..., dict[str, str]]
+) -> None:
+    run(config(sources, tmp_path / "whole"))
+    cut = config(sources, tmp_path / "cut")
+    source = (
+        "from histogen.pipelines.train_autoencoder import *\n"
+        f"run(TrainAutoencoderConfig.model_validate_json({cut.model_dump_json()!r}))"
+    )
+    kill_when(source, (tmp_path / "cut" / "checkpoints" / "step-00000002.json").exists)
+    assert not (tmp_path / "cut" / "autoencoder").exists()
+    run(cut.model_copy(update={"resume": True}))
+    whole, again = (digest_of(tmp_path / name, leave_out=("config.yaml", "run.json")) for name in ("whole", "cut"))
+    readme = "autoencoder/README.md"  # carries the run's name
+    assert {k: v for k, v in whole.items() if k != readme} == {k: v for k, v in again.items() if k != readme}
+
+
+def test_an_existing_output_is_left_alone(sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").write_text("x")
+    with pytest.raises(OutputExistsError):
+        run(config(sources, tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+
+
+def test_a_crop_larger_than_the_tiles_is_refused(sources: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="crop_px 64 exceeds"):
+        run(config(sources, tmp_path / "run", crop_px=64))
+
+
+def test_heldout_tiles_are_never_trained_on() -> None:
+    train, heldout = split_heldout(1000, HeldoutSettings(fraction=0.05), 3)
+    assert len(heldout) == 50
+    assert sorted([*train, *heldout]) == list(range(1000))
+    again = split_heldout(1000, HeldoutSettings(fraction=0.05), 3)[1]
+    np.testing.assert_array_equal(heldout, again)
+    assert (split_heldout(1000, HeldoutSettings(fraction=0.05), 4)[1] != heldout).any()

@@ -1,0 +1,149 @@
+"""train-eldm: the latent cache, exact resume, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import torch
+
+from histogen.compute.client import Compute
+from histogen.diffusion.autoencoder import dihedral, encode_moments, load_autoencoder, to_signal
+from histogen.diffusion.pipeline import load_pipeline
+from histogen.errors import ConfigError
+from histogen.pipelines.latents import ensure_latents
+from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder import run as run_autoencoder
+from histogen.pipelines.train_eldm import TrainEldmConfig, run
+from histogen.store.tile_set import TileSet
+
+from .conftest import TINY_AUTOENCODER, TINY_ELDM
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sources/ and autoencoder/."""
+    folder = tmp_path_factory.mktemp("world")
+    make_sources(folder / "sources")
+    values = {"tiles": [folder / "sources"], "out": folder / "autoencoder", "device": "cpu", **TINY_AUTOENCODER}
+    run_autoencoder(TrainAutoencoderConfig.model_validate(values))
+    return folder
+
+
+def config(world: Path, out: Path, **changes: Any) -> TrainEldmConfig:
+    given = {"tiles": [world / "sources"], "autoencoder": world / "autoencoder", "out": out, "device": "cpu"}
+    return TrainEldmConfig.model_validate({**given, **TINY_ELDM, **changes})
+
+
+def test_cached_latents_are_the_direct_encoding_of_every_variant(world: Path) -> None:
+    tiles = TileSet.open_(world / "sources")
+    rows = ensure_latents(tiles, world / "autoencoder", variants=8, device="cpu", compute=Compute())
+    model = load_autoencoder(world / "autoencoder")
+    wanted = np.array([0, 17, 39, 40, 50])
+    cached = tiles.read_rows(rows, wanted)
+    images = torch.from_numpy(tiles.read_tiles(wanted)).permute(0, 3, 1, 2)
+    for variant in range(8):
+        direct = encode_moments(model, to_signal(dihedral(images, variant).permute(0, 2, 3, 1)))
+        np.testing.assert_allclose(cached[:, variant], direct.numpy(), rtol=2e-3, atol=2e-3)  # float16
+    # a flipped latent is another thing: this is why variants are encoded anew
+    flipped = np.flip(cached[:, 0, :3], axis=-1)
+    assert np.abs(flipped - cached[:, 4, :3]).max() > 0.02
+
+
+def test_the_cache_is_made_once_and_is_the_same_wherever_it_is_made(
+    world: Path, make_sources: Callable[[Path], Path], tmp_path: Path, digest_of: Callable[..., dict[str, str]]
+) -> None:
+    digests = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        tiles = TileSet.open_(make_sources(tmp_path / str(threads)))
+        rows = ensure_latents(tiles, world / "autoencoder", variants=2, device="cpu", compute=Compute())
+        digests.append(digest_of(tmp_path / str(threads)))
+        chunk = next((tmp_path / str(threads) / "A.zarr" / rows / "c").rglob("0"))
+        before = chunk.stat().st_mtime_ns
+        ensure_latents(tiles, world / "autoencoder", variants=2, device="cpu", compute=Compute())
+        assert chunk.stat().st_mtime_ns == before
+    assert digests[0] == digests[1]
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path) -> Path:
+    """An uninterrupted run."""
+    torch.set_num_threads(1)
+    run(config(world, world / "whole"))
+    return world / "whole"
+
+
+def test_a_run_leaves_a_pipeline_its_curves_its_previews_and_its_provenance(whole: Path) -> None:
+    pipeline = load_pipeline(whole)
+    assert pipeline.config["encoder_name"] == "colour-histogram"
+    assert pipeline.config["supervision"] == "none"
+    assert pipeline.tile_px == 16
+    record = json.loads((whole / "run.json").read_text())["results"]
+    assert record["supervision"] == {"denoiser": "none", "encoder": "none (no weights)", "autoencoder": "none"}
+    assert record["weights_sha256"] == pipeline.weights_sha256()
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    assert ["heldout_loss" in row for row in rows] == [False, True, False, True]
+    assert {"loss_t0", "loss_t3"} <= rows[0].keys()
+    pictures = [imagecodecs.png_decode(path.read_bytes()) for path in sorted((whole / "previews").iterdir())]
+    assert len(pictures) == 2
+    real = [picture[:16, :16] for picture in pictures]
+    np.testing.assert_array_equal(real[0], real[1])  # the same sources in every preview
+
+
+def test_killed_and_resumed_it_ends_with_the_same_bytes(
+    world: Path, whole: Path, tmp_path: Path, kill_when: Callable[..., None],
+    digest_of: Callable[..., dict[str, str]],
+) -> None:  # fmt: skip
+    cut = config(world, tmp_path / "cut")
+    source = (
+        "from histogen.pipelines.train_eldm import *\n"
+        f"run(TrainEldmConfig.model_validate_json({cut.model_dump_json()!r}))"
+    )
+    kill_when(source, (tmp_path / "cut" / "checkpoints" / "step-00000002.json").exists)
+    assert not (tmp_path / "cut" / "pipeline").exists()
+    run(cut.model_copy(update={"resume": True}))
+    left_out = ("config.yaml", "run.json", "README.md")  # they name the folder
+    assert digest_of(tmp_path / "cut", leave_out=left_out) == digest_of(whole, leave_out=left_out)
+
+
+def test_cached_and_online_inputs_train_the_same_model(world: Path, tmp_path: Path) -> None:
+    """The colour histogram does not change when a tile is turned, so both ways see the same inputs (up to float16)."""
+    losses = []
+    for inputs in ("cached", "online"):
+        out = tmp_path / inputs
+        run(config(world, out, inputs=inputs, variants=8, optim={**TINY_ELDM["optim"], "bf16": False}))
+        losses.append(json.loads((out / "run.json").read_text())["results"]["heldout"]["heldout_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["eps", "flow"])
+def test_other_objectives_and_injections_run(world: Path, tmp_path: Path, kind: str) -> None:
+    injection = {"eps": "token", "flow": "adaln"}[kind]
+    model = {**TINY_ELDM["model"], "injection": injection}
+    outcome = run(config(world, tmp_path / "run", objective={"kind": kind}, model=model))
+    assert 0 < outcome.results["heldout_loss"] < 5
+    made = load_pipeline(tmp_path / "run").scheduler
+    assert made.config["num_train_timesteps"] == 1000
+
+
+def test_accumulation_gives_the_same_step(world: Path, tmp_path: Path) -> None:
+    losses = []
+    for accumulate in (1, 4):
+        optim = {**TINY_ELDM["optim"], "bf16": False, "accumulate": accumulate}
+        outcome = run(config(world, tmp_path / str(accumulate), optim=optim))
+        losses.append(outcome.results["heldout_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_missing_autoencoder_is_one_sentence(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train one with train-autoencoder"):
+        run(config(world, tmp_path / "run", autoencoder=tmp_path))
