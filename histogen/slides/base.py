@@ -59,6 +59,9 @@ class Slide(Protocol):
     def read_region(self, box: BoxL0, extent_out: Extent) -> np.ndarray:
         """Read ``box`` resampled to ``extent_out``, every output pixel the mean over its own area."""
 
+    def read_row(self, box: BoxL0, tile_px: int, stride_px: int, count: int) -> np.ndarray:
+        """Read ``count`` neighbouring tiles, uint8 [count, tile_px, tile_px, 3], that ``box`` encloses."""
+
     def thumbnail(self, max_px: int) -> np.ndarray:
         """Read the whole slide with its longer side ``max_px`` pixels at most."""
 
@@ -125,6 +128,15 @@ class BaseSlide(ABC):
             return self.read_level(index, x, y, Extent(width, height))
 
         return read_resampled(read, box.x / scale, box.y / scale, box.width / scale, box.height / scale, extent_out)
+
+    def read_row(self, box: BoxL0, tile_px: int, stride_px: int, count: int) -> np.ndarray:
+        """Read ``count`` neighbouring tiles, uint8 [count, tile_px, tile_px, 3], that ``box`` encloses.
+
+        Raises:
+            SlideError: one of them cannot be read.
+        """
+        pixels = self.read_region(box, Extent((count - 1) * stride_px + tile_px, tile_px))
+        return np.stack([pixels[:, left : left + tile_px] for left in range(0, count * stride_px, stride_px)])
 
     def thumbnail(self, max_px: int) -> np.ndarray:
         """Read the whole slide with its longer side ``max_px`` pixels at most (fewer when the slide is smaller)."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from histogen.errors import SlideError
-from histogen.geometry import Extent
 from histogen.slides.base import Slide
 from histogen.store.jpeg import JpegSettings, encode_jpeg
 from histogen.tiles.grid import Grid
-from histogen.tiles.quality import reason_to_drop, score_tile
+from histogen.tiles.quality import reason_to_drop, score_tiles
 from histogen.tiles.spec import QualitySettings
 
 RUN_TILES = 16
 """Most neighbouring tiles read at once: enough to share what lies between them, few enough to stay in cache."""
-BLOCK_PIXELS = 24_000_000
-"""Level pixels of one row of a block of columns: what is decoded for it is still there for the next row."""
+BLOCK_PIXELS = 16_000_000
+"""Slide pixels in one row of a block of columns (with what is decoded above and below it): half of the cache of
+:mod:`histogen.slides.native`, so that what is decoded for one row is still there for the next."""
 
 
 @dataclass
@@ -45,14 +45,14 @@ def extract_tiles(
     count = len(columns)
     result = Extracted([None] * count, np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32))
     for first, members in runs_of(grid, columns, rows):
-        for position, tile in _read_run(slide, grid, first, members, result):
-            focus, blank = score_tile(tile)
-            result.focus[position], result.blank[position] = focus, blank
-            reason = reason_to_drop(focus, blank, quality)
-            if reason is None:
-                result.payloads[position] = encode_jpeg(np.ascontiguousarray(tile), jpeg)
-            else:
-                result.dropped[reason] = result.dropped.get(reason, 0) + 1
+        for positions, tiles in _read_run(slide, grid, first, members, result):
+            result.focus[positions], result.blank[positions] = score_tiles(tiles)
+            for position, tile in zip(positions, tiles, strict=True):
+                reason = reason_to_drop(result.focus[position], result.blank[position], quality)
+                if reason is None:
+                    result.payloads[position] = encode_jpeg(tile, jpeg)
+                else:
+                    result.dropped[reason] = result.dropped.get(reason, 0) + 1
     if count and len(result.unreadable) == count:
         raise SlideError(next(iter(result.unreadable.values())))
     return result
@@ -64,7 +64,7 @@ def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple
     Blocks keep what has to stay decoded small on very wide slides.
     """
     size_l0 = grid.size_l0
-    block = max(RUN_TILES, int(BLOCK_PIXELS / (size_l0[1] + 1024) / max(1.0, grid.stride_px * grid.pixel_l0[0])))
+    block = max(RUN_TILES, int(BLOCK_PIXELS / (size_l0[1] + 512) / max(1.0, grid.stride_px * grid.pixel_l0[0])))
     block -= block % RUN_TILES
     order = np.lexsort((columns, rows, columns // block))
     run: list[int] = []
@@ -88,12 +88,11 @@ def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple
 
 def _read_run(
     slide: Slide, grid: Grid, first: tuple[int, int], members: list[int], result: Extracted
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (position, pixels) of the tiles of one run; when it cannot be read as one, tile by tile."""
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (positions, pixels [n, H, W, 3]) of the tiles of one run; when it cannot be read as one, tile by tile."""
     column, row = first
-    extent = Extent((len(members) - 1) * grid.stride_px + grid.tile_px, grid.tile_px)
     try:
-        pixels = slide.read_region(grid.box(column, row, len(members)), extent)
+        tiles = slide.read_row(grid.box(column, row, len(members)), grid.tile_px, grid.stride_px, len(members))
     except SlideError as error:
         if len(members) == 1:
             result.unreadable[members[0]] = str(error)
@@ -101,6 +100,4 @@ def _read_run(
         for offset, member in enumerate(members):
             yield from _read_run(slide, grid, (column + offset, row), [member], result)
         return
-    for offset, member in enumerate(members):
-        left = offset * grid.stride_px
-        yield member, pixels[:, left : left + grid.tile_px]
+    yield members, tiles

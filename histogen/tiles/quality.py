@@ -10,16 +10,24 @@ from histogen.tiles.spec import QualitySettings
 NEARLY_WHITE = 215
 
 
-def score_tile(tile: np.ndarray) -> tuple[float, float]:
-    """Return (focus, blank) of uint8 RGB [H, W, 3].
+def score_tiles(tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (focus, blank), float32 [n] each, of uint8 RGB tiles [n, H, W, 3].
 
     Focus is the variance of the Laplacian of the green channel, where both stains absorb most; blank is the share of
     nearly white pixels. Every second row and column is looked at: four times faster, and both scores stay monotone.
     """
-    green = np.ascontiguousarray(tile[::2, ::2, 1])
-    _, deviation = cv2.meanStdDev(cv2.Laplacian(green, cv2.CV_16S))
-    blank = np.count_nonzero(green > NEARLY_WHITE) / green.size
-    return float(deviation[0, 0]) ** 2, blank
+    count = len(tiles)
+    focus, blank = np.empty(count, np.float32), np.empty(count, np.float32)
+    green = np.ascontiguousarray(tiles[:, ::2, ::2, 1])
+    rows = green.shape[1]
+    # The tiles lie one below the other: one call serves all, and only rows of the same tile are used.
+    edges = cv2.Laplacian(green.reshape(-1, green.shape[2]), cv2.CV_16S)
+    white = cv2.threshold(green.reshape(-1, green.shape[2]), NEARLY_WHITE, 1, cv2.THRESH_BINARY)[1]
+    for at in range(count):
+        _, deviation = cv2.meanStdDev(edges[at * rows + 1 : (at + 1) * rows - 1])
+        focus[at] = float(deviation[0, 0]) ** 2
+        blank[at] = cv2.countNonZero(white[at * rows : (at + 1) * rows]) / (rows * green.shape[2])
+    return focus, blank
 
 
 def reason_to_drop(focus: float, blank: float, settings: QualitySettings) -> str | None:
