@@ -71,10 +71,12 @@ def sample_pictures(tiles: TileSet, config: RunConfig) -> tuple[list[SourceRow],
     from histogen.diffusion.conditioning import slerp
     from histogen.diffusion.pipeline import load_pipeline
     from histogen.pipelines.synthesize import SynthesizeConfig
+    from histogen.pipelines.train_eldm import recorded_sampler
     from histogen.training.processes import resolve_device
 
     stage = next(stage for stage in chain(config) if stage.name == "generative")
     settings: SynthesizeConfig = stage_config(stage, config, SynthesizeConfig)
+    sampler = settings.sampler or recorded_sampler(config.out / "eldm")
     pipeline = load_pipeline(config.out / "eldm", resolve_device(config.device))
     chosen = _spread(tiles, NUM_SOURCES, seed=config.seed)
     embeddings = torch.from_numpy(tiles.embeddings(pipeline.config["encoder_name"])[chosen])
@@ -83,7 +85,7 @@ def sample_pictures(tiles: TileSet, config: RunConfig) -> tuple[list[SourceRow],
         seeds = [derive_seed(config.seed, "report", kind, i // per, i % per) for i in range(len(conditions))]
         if kind == "interpolation":  # one noise for a whole row, so that only the embedding changes along it
             seeds = [derive_seed(config.seed, "report", kind, i // per) for i in range(len(conditions))]
-        pictures = pipeline(conditions, seeds, sampler=settings.sampler, micro_batch=settings.micro_batch)
+        pictures = pipeline(conditions, seeds, sampler=sampler, micro_batch=settings.micro_batch)
         return pictures.reshape(-1, per, *pictures.shape[1:])
 
     generated = sample(embeddings.repeat_interleave(NUM_SAMPLES, 0), "generative", NUM_SAMPLES)

@@ -28,7 +28,8 @@ def run(config: RunConfig) -> Outcome:
     for number, stage in enumerate(stages := chain(config), start=1):
         console.print(f"[bold]{number}/{len(stages) + 1} {stage.name}[/bold]")
         record = run_stage(stage, config, earlier=records.get(stage.name))
-        console.print(f"    {record.summary}" + (" (done before)" if record.skipped else f" · {record.seconds:,.1f} s"))
+        console.print(record.summary, highlight=False, soft_wrap=True)
+        console.print("(done before)" if record.skipped else f"({record.seconds:,.1f} s)", style="dim", highlight=False)
         records[stage.name] = record
         _write_records(config.out, list(records.values()))
     console.print(f"[bold]{len(stages) + 1}/{len(stages) + 1} report[/bold]")
