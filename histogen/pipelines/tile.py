@@ -223,8 +223,8 @@ def build_grid(slide: BaseSlide, config: TileConfig) -> Grid:
     target = mpp.mean if config.mpp == "native" else float(config.mpp)
     if mpp.mean > target * config.max_enlargement:
         raise SlideError(
-            f"slide '{slide.slide_id}' is at {mpp.mean:.4g} microns per pixel, {mpp.mean / target:.3g} times coarser than "
-            f"the tiles; choose a coarser mpp, or raise max_enlargement ({config.max_enlargement:g})"
+            f"slide '{slide.slide_id}' is at {mpp.mean:.4g} microns per pixel, {mpp.mean / target:.3g} times coarser "
+            f"than the tiles; choose a coarser mpp, or raise max_enlargement ({config.max_enlargement:g})"
         )
     stride = config.tile_px if config.stride_px is None else config.stride_px
     return Grid(slide.extent, mpp, config.tile_px, stride, target, config.edge)
