@@ -20,6 +20,10 @@ from histogen.errors import ConfigError
 SUBSAMPLINGS = ("444", "422", "420", "440", "411", "410", "441")
 
 
+ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""APP14 segment with colour transform 0: the three components are red, green and blue."""
+
+
 @dataclass(frozen=True)
 class JpegSettings:
     """How the tiles of one store are encoded, and what is needed to decode them.
@@ -100,3 +104,17 @@ def decode_jpeg(
         outcolorspace=settings.colorspace_data,
         out=out,
     )
+
+
+def complete_jpeg(payload: bytes, settings: JpegSettings) -> bytes:
+    """Return ``payload`` as a JPEG file that any decoder reads right, without touching its pixels.
+
+    An abbreviated stream gets its tables, and RGB components get Adobe's marker, which says that they are RGB.
+    """
+    if settings.is_plain:
+        return payload
+    if settings.header is not None:
+        payload = b"".join((settings.header, payload, b"\xff\xd9"))
+    tables = settings.tables[2:-2] if settings.tables is not None else b""  # without start and end of image
+    marker = ADOBE_RGB if settings.colorspace_jpeg == "RGB" else b""
+    return b"".join((payload[:2], marker, tables, payload[2:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -223,6 +224,11 @@ class TileStore:
         for shard in range(self.num_shards):
             indices = self.shard_range(shard)
             rows.write(shard, values[indices.start : indices.stop])
+
+    def delete_rows(self, path: str) -> None:
+        """Delete the row array ``path`` and its notes, the notes first; harmless when it is not there."""
+        for folder in (self.path / "ledger" / path, self.path / path):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write_column(self, name: str, values: Column | ArrayLike) -> None:
         """Make the column ``name`` and write all of it."""

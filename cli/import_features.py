@@ -1,0 +1,39 @@
+"""``histogen import-features``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+
+NAME = "import-features"
+
+
+def command(
+    tiles: Tiles = None,
+    features: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with <slide_id>.h5 of CLAM or TRIDENT.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the embeddings are called, e.g. the encoder's name.")] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+    device: Device = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Put features that CLAM or TRIDENT computed into tile stores, as embeddings.
+
+    Example: histogen import-features tiles/ --features trident/features_uni_v2/ --name uni-v2
+    """
+    from histogen.pipelines import import_features as pipeline
+
+    execute(
+        pipeline.ImportFeaturesConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, features=features,
+        name=name, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""``histogen export``: tile stores in the formats of other tools, one file per store; a shard map over stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import field_validator
+
+from histogen.compute.client import Compute
+from histogen.compute.run import run_units
+from histogen.config import BulkConfig
+from histogen.files import remove_temporaries
+from histogen.names import resolve
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.store.export_rows import tiles_of
+from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
+
+COMMAND = "export"
+SUFFIXES = {"trident": ".h5", "clam": ".h5", "webdataset": ".tar", "parquet": ".parquet", "anndata": ".h5ad"}
+WRITERS = {
+    "trident": "histogen.store.export_hdf5:write_trident",
+    "clam": "histogen.store.export_hdf5:write_clam",
+    "webdataset": "histogen.store.export_webdataset:write_webdataset",
+    "parquet": "histogen.store.export_tables:write_parquet",
+    "anndata": "histogen.store.export_tables:write_anndata",
+}
+
+
+class ExportConfig(BulkConfig):
+    """Which stores, as what."""
+
+    tiles: list[Path]
+    """Tile stores, folders of them, or manifests."""
+    format: str
+    """trident or clam (HDF5), webdataset (tar), parquet, anndata (h5ad)."""
+    encoder: str | None = None
+    """Name of the embeddings to take along; not needed when there is one kind, or none."""
+    images: bool = False
+    """Put the images into the file too (trident, clam: raw pixels; parquet: JPEG); a WebDataset always has them."""
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        resolve(dict.fromkeys(WRITERS, "histogen:__version__"), name, what="export format")
+        return name
+
+
+@dataclass(frozen=True)
+class ExportUnit:
+    """One store and the file to make of it."""
+
+    store: Path
+    file: Path
+    format: str
+    encoder: str | None
+    images: bool
+    num_items: int
+
+    @property
+    def key(self) -> str:
+        """Name in messages."""
+        return self.store.stem
+
+
+def run(config: ExportConfig) -> Outcome:
+    """Write the files that are not there yet.
+
+    Raises:
+        StoreError: a store cannot be opened or is not complete; or another store has its id.
+    """
+    tiles = TileSet.open_(list(config.tiles))
+    out = claim_output(config, command=COMMAND, inputs={"tiles": tiles.content_hash})
+    remove_temporaries(out)
+    files = {store: out / f"{store.store_id}{SUFFIXES[config.format]}" for store in tiles.stores}
+    units = [
+        ExportUnit(store.path, file, config.format, config.encoder, config.images, store.num_tiles)
+        for store, file in files.items()
+        if not file.exists()
+    ]
+    report = run_units(
+        export_store, units,
+        compute=Compute.from_config(config), description="export",
+        items_done=sum(store.num_tiles for store in tiles.stores) - sum(unit.num_items for unit in units),
+    )  # fmt: skip
+    if not report.failures:
+        finish_output(out, tiles=len(tiles), files=len(files))
+    summary = f"{out}: {len(files) - len(report.failures)} of {len(files)} stores as {config.format}"
+    return Outcome(out, f"{summary}, in {report.seconds:.1f} s", tuple(map(str, report.failures)))
+
+
+def export_store(unit: ExportUnit) -> dict[str, Any]:
+    """Write the file of one store."""
+    write = resolve(WRITERS, unit.format, what="export format")
+    tiles = tiles_of(TileStore.open_(unit.store))
+    return {"tiles": write(tiles, unit.file, encoder=unit.encoder, images=unit.images)}

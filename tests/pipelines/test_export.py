@@ -1,0 +1,219 @@
+"""Exports read back by the libraries of the formats, and features brought back into a store."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import histogen
+from histogen.config import load_config
+from histogen.errors import ConfigError, MissingDependencyError, OutputExistsError
+from histogen.pipelines.export import ExportConfig, run
+from histogen.pipelines.import_features import ImportFeaturesConfig, match_corners
+from histogen.pipelines.import_features import run as import_features
+from histogen.store.export_rows import needed
+from histogen.store.jpeg import JpegSettings, complete_jpeg, encode_jpeg
+from histogen.store.layout import Column
+from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
+from histogen.testing.contracts import drawn_tiles
+
+COUNT, TILE_PX, ABSENT = 12, 16, 4
+SLIDE = {"name": "S.1.svs", "mpp": [0.2325, 0.2325], "objective_power": 40.0}
+KEPT = [i for i in range(COUNT) if i != ABSENT]
+
+
+def write_store(folder: Path, store_id: str = "S.1", *, kind: str = "slide", embeddings: bool = True) -> TileStore:
+    names = ["tumour" if i % 2 else None for i in range(COUNT)]
+    columns = {"label": Column.categorical(names), "focus": np.full(COUNT, np.nan, np.float32)}
+    if kind == "slide":
+        columns |= {"x_l0": 550.5 * np.arange(COUNT), "y_l0": 550.5 * (np.arange(COUNT) % 3)}
+    else:
+        columns |= {"path": Column.text([f"{i}.png" for i in range(COUNT)])}
+    store = TileStore.create(
+        folder / f"{store_id}.zarr", kind=kind, store_id=store_id, tile_px=TILE_PX, mpp=0.5, num_tiles=COUNT,
+        provenance={"slide": SLIDE, "grid": {"stride_px": 12}} if kind == "slide" else {}, columns=columns,
+    )  # fmt: skip
+    payloads: list[bytes | None] = [encode_jpeg(tile) for tile in drawn_tiles(COUNT, TILE_PX)]
+    payloads[ABSENT] = None
+    store.commit("tiles", 0, store.write_tiles(0, payloads))
+    if embeddings:
+        store.create_rows("embeddings/e", (COUNT, 3), "float16")
+        store.write_all_rows("embeddings/e", vectors().astype(np.float16))
+        store.commit("embeddings/e", 0, {})
+    return store
+
+
+def vectors() -> np.ndarray:
+    return np.arange(COUNT * 3, dtype=np.float32).reshape(COUNT, 3)
+
+
+def exported(store: TileStore, out: Path, format_: str, **settings: object) -> Path:
+    outcome = run(ExportConfig(tiles=[store.path], format=format_, out=out, **settings))
+    assert not outcome.failures
+    return next(path for path in out.iterdir() if path.name.startswith(store.store_id))
+
+
+def test_trident_files_hold_features_corners_and_their_attributes(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    file = exported(write_store(tmp_path), tmp_path / "out", "trident")
+    assert file.name == "S.1.h5"
+    with h5py.File(file) as h5:
+        np.testing.assert_array_equal(h5["features"][:], vectors()[KEPT])
+        assert h5["features"].dtype == np.float32
+        expected = [[round(550.5 * i), round(550.5 * (i % 3))] for i in KEPT]
+        np.testing.assert_array_equal(h5["coords"][:], expected)
+        attributes = dict(h5["coords"].attrs)
+    assert attributes["patch_size"] == 16
+    assert attributes["patch_size_level0"] == round(16 * 0.5 / 0.2325)
+    assert (attributes["level0_magnification"], attributes["target_magnification"]) == (40, 20)
+    assert (attributes["overlap"], attributes["name"]) == (4, "S.1")
+
+
+def test_clam_files_state_the_size_at_level_0_and_may_hold_pixels(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    store = write_store(tmp_path)
+    with h5py.File(exported(store, tmp_path / "out", "clam", images=True)) as h5:
+        assert (h5["coords"].attrs["patch_size"], h5["coords"].attrs["patch_level"]) == (34, 0)
+        np.testing.assert_array_equal(h5["imgs"][:], TileSet.open_(store.path).read_tiles(np.arange(11)))
+
+
+@pytest.mark.parametrize("format_", ["trident", "clam"])
+def test_features_come_back_as_they_went(tmp_path: Path, format_: str) -> None:
+    pytest.importorskip("h5py")
+    store = write_store(tmp_path / "a")
+    payloads = [store.read_payload(0)] * COUNT
+    whole = TileStore.open_(store.path)
+    whole.commit("tiles", 0, whole.write_tiles(0, payloads))  # every tile is there, so every tile has a feature
+    exported(whole, tmp_path / "h5", format_)
+    other = write_store(tmp_path / "b", embeddings=False)
+    config = ImportFeaturesConfig(tiles=[other.path], features=tmp_path / "h5", name="uni")
+    assert not import_features(config).failures
+    np.testing.assert_array_equal(TileStore.open_(other.path).read_rows("embeddings/uni"), vectors())
+    assert histogen.open_tiles(other.path).embedding_names == ["uni"]
+    with pytest.raises(OutputExistsError, match="has embeddings/uni; pass --resume"):
+        import_features(config)
+    assert "1 of 1" in import_features(config.model_copy(update={"resume": True})).summary
+    other.write_all_rows("embeddings/uni", np.zeros((COUNT, 3), np.float32))
+    assert not import_features(config.model_copy(update={"overwrite": True})).failures
+    np.testing.assert_array_equal(TileStore.open_(other.path).read_rows("embeddings/uni"), vectors())
+
+
+def test_features_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    store = write_store(tmp_path, embeddings=False)
+    config = ImportFeaturesConfig(tiles=[store.path], features=tmp_path / "h5", name="uni")
+    assert "does not exist" in import_features(config).failures[0]
+    (tmp_path / "h5").mkdir()
+    with h5py.File(tmp_path / "h5" / "S.1.h5", "w") as h5:
+        h5["features"], h5["coords"] = np.zeros((1, 3)), np.zeros((1, 2))
+    assert "has no feature for 11 of 12 tiles, the first at [550.5, 550.5]" in import_features(config).failures[0]
+    (tmp_path / "h5" / "S.1.h5").write_text("x")
+    assert "is not a feature file" in import_features(config).failures[0]
+    assert store.list_rows("embeddings") == []
+
+
+def test_corners_are_matched_within_the_tolerance_only() -> None:
+    corners = np.array([[0.4, 0.0], [100.0, 50.0], [7.0, 7.0]])
+    coords = np.array([[100, 51], [0, 0], [9, 7]])
+    assert match_corners(corners, coords, 1.0).tolist() == [1, 0, -1]
+    assert match_corners(corners, coords[:0], 1.0).tolist() == [-1, -1, -1]
+
+
+def test_a_webdataset_holds_the_jpegs_byte_for_byte(tmp_path: Path) -> None:
+    store = write_store(tmp_path)
+    file = exported(store, tmp_path / "out", "webdataset")
+    with tarfile.open(file) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}
+    assert list(files)[:3] == ["S_1-00000000.jpg", "S_1-00000000.json", "S_1-00000000.npy"]
+    assert len(files) == 3 * len(KEPT)
+    for index in KEPT:
+        key = f"S_1-{index:08d}"
+        assert files[f"{key}.jpg"] == store.read_payload(index)
+        facts = json.loads(files[f"{key}.json"])
+        assert facts["id"] == f"S.1:{index}"
+        assert facts["label"] == ("tumour" if index % 2 else None)
+        assert facts["x_l0"] == 550.5 * index
+        assert facts["focus"] is None
+        np.testing.assert_array_equal(np.load(io.BytesIO(files[f"{key}.npy"])), vectors()[index])
+    again = exported(store, tmp_path / "again", "webdataset")
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_parquet_holds_a_row_per_tile(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    store = write_store(tmp_path, "photos", kind="natural")
+    table = parquet.read_table(exported(store, tmp_path / "out", "parquet", images=True))
+    assert table["id"].to_pylist() == [f"photos:{i}" for i in KEPT]
+    assert table["path"].to_pylist() == [f"{i}.png" for i in KEPT]
+    assert table["label"].to_pylist() == ["tumour" if i % 2 else None for i in KEPT]
+    np.testing.assert_array_equal(np.array(table["embedding"].to_pylist()), vectors()[KEPT])
+    assert table["image"].to_pylist() == [store.read_payload(i) for i in KEPT]
+    assert json.loads(table.schema.metadata[b"histogen"])["store_id"] == "photos"
+
+
+def test_anndata_holds_embeddings_labels_and_centres(tmp_path: Path) -> None:
+    anndata = pytest.importorskip("anndata")
+    store = write_store(tmp_path)
+    table = anndata.read_h5ad(exported(store, tmp_path / "out", "anndata"))
+    np.testing.assert_array_equal(table.X, vectors()[KEPT])
+    assert list(table.obs_names) == [f"S.1:{i}" for i in KEPT]
+    assert list(table.obs["label"].cat.categories) == ["tumour"]
+    assert table.obs["label"].isna().tolist() == [i % 2 == 0 for i in KEPT]
+    half = 16 * 0.5 / 0.2325 / 2
+    np.testing.assert_allclose(table.obsm["spatial"][:, 0], 550.5 * np.array(KEPT) + half)
+
+
+def test_what_a_format_cannot_hold_is_a_sentence_and_the_other_stores_are_done(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    write_store(tmp_path / "tiles", "photos", kind="natural")
+    write_store(tmp_path / "tiles")
+    outcome = run(ExportConfig(tiles=[tmp_path / "tiles"], format="trident", out=tmp_path / "out"))
+    assert outcome.exit_code == 1
+    assert "photos.zarr' (natural) has no places on a slide" in outcome.failures[0]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.h5")) == ["S.1.h5"]
+    bare = write_store(tmp_path / "bare", embeddings=False)
+    outcome = run(ExportConfig(tiles=[bare.path], format="anndata", out=tmp_path / "ann"))
+    assert "needs embeddings" in outcome.failures[0]
+    with pytest.raises(ConfigError, match="unknown export format 'parket'; did you mean 'parquet'"):
+        load_config(ExportConfig, flags={"tiles": [bare.path], "format": "parket", "out": tmp_path / "x"})
+
+
+def test_a_package_that_is_not_there_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'histogen\[exports\]'"):
+        needed("h5py")
+
+
+def test_an_abbreviated_stream_becomes_a_file_that_pillow_reads() -> None:
+    import imagecodecs
+
+    tile = drawn_tiles(1, 32)[0]
+    for space in ("RGB", "YCBCR"):
+        whole = imagecodecs.jpeg8_encode(tile, level=95, outcolorspace=space, subsampling="444")
+        tables, abbreviated = split_tables(bytes(whole))
+        settings = JpegSettings(None, None, tables=tables, colorspace_jpeg=space, colorspace_data="RGB")
+        pixels = np.asarray(Image.open(io.BytesIO(complete_jpeg(abbreviated, settings))))
+        assert np.abs(pixels.astype(int) - tile).mean() < 3
+    assert complete_jpeg(b"x", JpegSettings()) == b"x"
+
+
+def split_tables(jpeg: bytes) -> tuple[bytes, bytes]:
+    """Cut a JPEG into its tables and a stream without tables and without markers of the colour space."""
+    position, tables, rest = 2, b"", b""
+    while jpeg[position + 1] != 0xDA:
+        length = 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        segment, marker = jpeg[position : position + length], jpeg[position + 1]
+        if marker in (0xDB, 0xC4):
+            tables += segment
+        elif marker not in (0xE0, 0xEE):
+            rest += segment
+        position += length
+    return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + jpeg[position:]
