@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Callable, Mapping
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from histogen.config import Settings
-from histogen.evaluation.bootstrap import bootstrap_interval, paired_difference
+from histogen.evaluation.bootstrap import Difference, bootstrap_interval, paired_difference
 from histogen.evaluation.knn import knn_predict
 from histogen.evaluation.linear import PENALTIES, linear_probe
+from histogen.evaluation.means import mean_difference, mean_interval
 from histogen.evaluation.metrics import METRICS
+from histogen.evaluation.retrieval import average_precisions
 from histogen.evaluation.simpleshot import few_shot_episodes, simpleshot_predict
 from histogen.evaluation.tasks import Task
 
@@ -50,6 +52,8 @@ class JudgeSettings(Settings):
     knn: KnnSettings = KnnSettings()
     linear: LinearSettings = LinearSettings()
     few_shot: FewShotSettings = FewShotSettings()
+    retrieval: bool = False
+    """Also the mean average precision of training tiles of the same class; it sorts all of them per test tile."""
     draws: int = Field(default=1000, ge=100)
     """Bootstrap draws and permutations."""
 
@@ -119,6 +123,7 @@ def judge(
     """
     results: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Predictions]] = {}
+    precisions: dict[str, NDArray[np.float64]] = {}
     for name, read in embeddings.items():
         matrix = read()
         results[name], predictions[name] = {}, {}
@@ -129,25 +134,58 @@ def judge(
             advance()
         if settings.few_shot.shots:
             results[name]["few_shot"] = few_shot_scores(task, matrix, settings.few_shot, seed=seed, device=device)
-    return results, differences(task, predictions, settings, seed=seed)
+        if settings.retrieval:
+            precisions[name] = _average_precisions(task, matrix, device)
+            found = mean_interval(
+                precisions[name], task.test_labels, clusters=task.clusters, draws=settings.draws, seed=seed
+            )
+            results[name]["retrieval"] = {"map": found.value, "ci95": [found.low, found.high]}
+    pairs = differences(task, predictions, draws=settings.draws, seed=seed)
+    return results, pairs + _retrieval_differences(task, precisions, settings, seed=seed)
 
 
 def differences(
-    task: Task, predictions: Mapping[str, Mapping[str, Predictions]], settings: JudgeSettings, *, seed: int
+    task: Task, predictions: Mapping[str, Mapping[str, Predictions]], *, draws: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Return the paired differences of every pair of encoders in every test."""
+    """Return the paired differences of every pair of encoders in every test that ``predictions`` holds."""
     found = []
-    pairs: Sequence[tuple[str, str]] = list(combinations(predictions, 2))
-    for earlier, later in pairs:
-        for test in settings.tests:
-            for metric in ("balanced_accuracy", "macro_f1"):
-                difference = paired_difference(
-                    task.test_labels, predictions[later][test], predictions[earlier][test],
-                    metric=METRICS[metric], num_classes=len(task.classes), clusters=task.clusters,
-                    draws=settings.draws, seed=seed,
-                )  # fmt: skip
-                found.append(
-                    {"a": later, "b": earlier, "metric": f"{test}.{metric}", "delta": difference.delta,
-                     "ci95": [difference.low, difference.high], "p": difference.p, "verdict": difference.verdict}
-                )  # fmt: skip
+    for earlier, later in combinations(predictions, 2):
+        for test, metric in product(predictions[later], ("balanced_accuracy", "macro_f1")):
+            difference = paired_difference(
+                task.test_labels, predictions[later][test], predictions[earlier][test],
+                metric=METRICS[metric], num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
+            )  # fmt: skip
+            found.append(_as_json(later, earlier, f"{test}.{metric}", difference))
     return found
+
+
+def _average_precisions(task: Task, embeddings: Embeddings, device: str) -> NDArray[np.float64]:
+    return average_precisions(
+        embeddings[task.split.train], task.train_labels, embeddings[task.split.test], task.test_labels,
+        num_classes=len(task.classes), device=device,
+    )  # fmt: skip
+
+
+def _retrieval_differences(
+    task: Task, precisions: Mapping[str, NDArray[np.float64]], settings: JudgeSettings, *, seed: int
+) -> list[dict[str, Any]]:
+    found = []
+    for earlier, later in combinations(precisions, 2):
+        difference = mean_difference(
+            precisions[later], precisions[earlier], task.test_labels,
+            clusters=task.clusters, draws=settings.draws, seed=seed,
+        )  # fmt: skip
+        found.append(_as_json(later, earlier, "retrieval.map", difference))
+    return found
+
+
+def _as_json(a: str, b: str, metric: str, difference: Difference) -> dict[str, Any]:
+    return {
+        "a": a,
+        "b": b,
+        "metric": metric,
+        "delta": difference.delta,
+        "ci95": [difference.low, difference.high],
+        "p": difference.p,
+        "verdict": difference.verdict,
+    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +18,14 @@ from histogen.config import BulkConfig
 from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation.judge import JudgeSettings, judge
+from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
+from histogen.evaluation.mil import MilSettings
 from histogen.evaluation.tasks import Task, build_task, caveats
 from histogen.files import write_atomic
 from histogen.pipelines import embed
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.progress import progress_bar
-from histogen.report.benchmark import difference_sentence, difference_table, score_table
+from histogen.report.benchmark_text import benchmark_table, benchmark_text
 from histogen.store.tile_set import TileSet, open_tiles
 from histogen.training.processes import resolve_device
 
@@ -46,12 +50,16 @@ class BenchmarkConfig(BulkConfig):
     embed_batch: int = Field(default=64, ge=1)
     """Tiles per forward pass where embeddings are missing."""
     judge: JudgeSettings = JudgeSettings()
+    slide_labels: Path | None = None
+    """A CSV with columns slide_id and label: whole slides are judged (ABMIL), in place of tiles."""
+    mil: MilSettings = MilSettings()
 
 
 def run(config: BenchmarkConfig) -> Outcome:
     """Embed what is not embedded, judge every encoder, and write ``benchmark.json`` and ``benchmark.md``."""
     tiles = open_tiles(config.tiles)
-    task = load_task(tiles, config)
+    slides = load_slides(tiles, config) if config.slide_labels is not None else None
+    task = load_task(tiles, config) if slides is None else slides[0].task
     specs = named_specs(config.encoders)
     device = str(resolve_device(config.device))
     cards = {name: load_encoder(spec).card for name, spec in specs.items()}
@@ -60,23 +68,34 @@ def run(config: BenchmarkConfig) -> Outcome:
     failures = [sentence for spec in specs.values() for sentence in _embed(config, spec)]
     if failures:
         return Outcome(out, "no encoder was judged: some tiles could not be embedded", tuple(failures))
-
-    def reader(key: str) -> Any:
-        return lambda: open_tiles(config.tiles).embeddings(key)
-
-    total = len(specs) * len(config.judge.tests)
-    with progress_bar("benchmark", total=total, unit="tests") as bar:
-        results, differences = judge(
-            task, {name: reader(card.name) for name, card in cards.items()}, config.judge,
-            seed=config.seed, device=device, advance=bar.advance,
-        )  # fmt: skip
-    encoders = [{"name": name, "spec": specs[name], "card": cards[name].to_json(), **results[name]} for name in specs]
+    embeddings = {name: partial(_read_embeddings, config.tiles, card.name) for name, card in cards.items()}
+    results, differences = _judge(config, task, None if slides is None else slides[0], embeddings, device)
+    encoders = [{"name": n, "spec": specs[n], "card": cards[n].to_json(), **results[n]} for n in specs]
     benchmark = {**describe(task, config), "encoders": encoders, "differences": differences}
-    benchmark["notes"] = notes(task, encoders)
+    benchmark["notes"] = (caveats(task) if slides is None else slides[1]) + encoder_notes(encoders)
     write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
-    write_atomic(out / TABLE_NAME, markdown(benchmark))
+    write_atomic(out / TABLE_NAME, benchmark_table(benchmark))
     finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME)
-    return Outcome(out, terminal_text(benchmark), results=benchmark)
+    return Outcome(out, benchmark_text(benchmark), results=benchmark)
+
+
+def load_slides(tiles: TileSet, config: BenchmarkConfig) -> tuple[SlideTask, list[str]]:
+    """Return the task that the file of slide labels poses, and what was left out of it.
+
+    Raises:
+        ConfigError: the file cannot be read or has no columns ``slide_id`` and ``label``.
+    """
+    path = config.slide_labels
+    assert path is not None
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"slide labels '{path}' cannot be read ({error}); check the path") from error
+    if not rows or not {"slide_id", "label"} <= set(rows[0]):
+        raise ConfigError(f"slide labels '{path}' need columns slide_id and label, and at least one row")
+    label_of = {row["slide_id"]: row["label"] for row in rows if row["label"]}
+    stores = [store.store_id for store in tiles.stores]
+    return build_slide_task(tiles.store_of(np.arange(len(tiles))), stores, label_of)
 
 
 def load_task(tiles: TileSet, config: BenchmarkConfig) -> Task:
@@ -126,22 +145,22 @@ def named_specs(encoders: Sequence[str]) -> dict[str, str]:
 
 def describe(task: Task, config: BenchmarkConfig) -> dict[str, Any]:
     """Return what was asked, as JSON values."""
-    unit, count = task.cluster_count
+    unit, count = ("slide", len(task.labels)) if config.slide_labels else task.cluster_count
     return {
         "histogen": histogen.__version__,
-        "label": config.label,
+        "label": str(config.slide_labels.name) if config.slide_labels else config.label,
         "classes": list(task.classes),
         "split": {"how": task.split.how, "seed": config.seed},
         "num_train": len(task.split.train),
         "num_test": len(task.split.test),
         "clusters": {"unit": unit, "count": count},
-        "settings": config.judge.model_dump(mode="json"),
+        "settings": (config.mil if config.slide_labels else config.judge).model_dump(mode="json"),
     }
 
 
-def notes(task: Task, encoders: Sequence[dict[str, Any]]) -> list[str]:
-    """Return everything a reader of the figures must know besides."""
-    found = caveats(task)
+def encoder_notes(encoders: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what a reader of the figures must know about the encoders."""
+    found = []
     for encoder in encoders:
         if not encoder.get("linear", {"converged": True})["converged"]:
             found.append(f"The linear probe of {encoder['name']} did not converge; its figures are a lower bound.")
@@ -151,28 +170,25 @@ def notes(task: Task, encoders: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def markdown(benchmark: dict[str, Any]) -> str:
-    """Return the results as Markdown: the scores, the differences, the notes."""
-    unit, count = benchmark["clusters"]["unit"], benchmark["clusters"]["count"]
-    parts = [
-        "# Benchmark",
-        f"{benchmark['num_train']:,} training and {benchmark['num_test']:,} test tiles, {len(benchmark['classes'])} "
-        f"classes; split {benchmark['split']['how']}; 95 % bootstrap intervals over {count:,} test {unit}s.",
-        _markdown_table(*score_table(benchmark)),
-    ]
-    if benchmark["differences"]:
-        parts.append(_markdown_table(*difference_table(benchmark["differences"])))
-    parts += benchmark["notes"]
-    return "\n\n".join(parts) + "\n"
+def _judge(
+    config: BenchmarkConfig,
+    task: Task,
+    slides: SlideTask | None,
+    embeddings: dict[str, partial[NDArray[np.float32]]],
+    device: str,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    if slides is not None:
+        with progress_bar("benchmark", total=len(embeddings), unit="encoders") as bar:
+            return judge_slides(
+                slides, embeddings, config.mil,
+                draws=config.judge.draws, seed=config.seed, device=device, advance=bar.advance,
+            )  # fmt: skip
+    with progress_bar("benchmark", total=len(embeddings) * len(config.judge.tests), unit="tests") as bar:
+        return judge(task, embeddings, config.judge, seed=config.seed, device=device, advance=bar.advance)
 
 
-def terminal_text(benchmark: dict[str, Any]) -> str:
-    """Return the results as an aligned table and a sentence for each difference in balanced accuracy."""
-    header, rows = score_table(benchmark)
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    sentences = [difference_sentence(d) for d in benchmark["differences"] if d["metric"].endswith("balanced_accuracy")]
-    return "\n".join([*(line.rstrip() for line in lines), *sentences, *benchmark["notes"]])
+def _read_embeddings(tiles: list[Path], key: str) -> NDArray[np.float32]:
+    return open_tiles(tiles).embeddings(key)
 
 
 def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
@@ -198,8 +214,3 @@ def _groups(tiles: TileSet, column: str) -> tuple[NDArray[np.int64] | None, str]
     if len(tiles.stores) > 1:
         return tiles.store_of(np.arange(len(tiles))), "slide"
     return None, "slide"
-
-
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

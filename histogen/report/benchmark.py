@@ -8,8 +8,8 @@ from typing import Any
 from histogen.report import page
 from histogen.report.charts import Estimate, forest_plot
 
-TESTS = {"knn": "k-NN", "linear": "linear probe", "simpleshot": "SimpleShot"}
-METRICS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "accuracy": "accuracy"}
+TESTS = {"knn": "k-NN", "linear": "linear probe", "simpleshot": "SimpleShot", "mil": "ABMIL", "retrieval": "retrieval"}
+METRICS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "accuracy": "accuracy", "map": "mAP"}
 TONES: dict[str, page.Tone] = {"better": "good", "worse": "bad"}
 
 
@@ -37,13 +37,16 @@ def headline(benchmark: Mapping[str, Any]) -> str:
 def benchmark_section(benchmark: Mapping[str, Any]) -> page.Section:
     """Return the table with intervals, the forest plots, the differences and how all of it was measured."""
     clusters = benchmark["clusters"]
+    judged = "slides" if any("mil" in encoder for encoder in benchmark["encoders"]) else "tiles"
     counts = {
-        "training tiles": f"{benchmark['num_train']:,}",
-        "test tiles": f"{benchmark['num_test']:,}",
+        f"training {judged}": f"{benchmark['num_train']:,}",
+        f"test {judged}": f"{benchmark['num_test']:,}",
         "classes": len(benchmark["classes"]),
         f"test {clusters['unit']}s resampled": f"{clusters['count']:,}",
     }
     blocks = [page.facts(counts), page.table(*score_table(benchmark)), _accuracy_plot(benchmark["encoders"])]
+    if retrieval_table(benchmark)[1]:
+        blocks.append(page.table(*retrieval_table(benchmark)))
     if benchmark["differences"]:
         blocks += [
             page.heading("Differences on the same test tiles"),
@@ -54,7 +57,7 @@ def benchmark_section(benchmark: Mapping[str, Any]) -> page.Section:
     return page.section(
         "Benchmark",
         *blocks,
-        intro=f"Classification of tiles from frozen embeddings. Split: {benchmark['split']['how']}. In brackets: "
+        intro=f"Classification of {judged} from frozen embeddings. Split: {benchmark['split']['how']}. In brackets: "
         f"95 % bootstrap intervals over test {clusters['unit']}s. Labels are read by this benchmark alone.",
     )
 
@@ -65,12 +68,22 @@ def score_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     rows = []
     for test, title in TESTS.items():
         for encoder in benchmark["encoders"]:
-            if test in encoder:
+            if test in encoder and test != "retrieval":
                 result = encoder[test]
                 accuracy = interval_text(result["balanced_accuracy"], result["ci95"])
                 f1 = interval_text(result["macro_f1"], result["macro_f1_ci95"])
                 rows.append([title, str(encoder["name"]), accuracy, f1])
     return header, rows
+
+
+def retrieval_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the mean average precision; no rows where it was not measured."""
+    rows = [
+        [str(encoder["name"]), interval_text(encoder["retrieval"]["map"], encoder["retrieval"]["ci95"])]
+        for encoder in benchmark["encoders"]
+        if "retrieval" in encoder
+    ]
+    return ["encoder", "retrieval mAP %"], rows
 
 
 def difference_table(differences: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -98,7 +111,9 @@ def _detail(difference: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
         for name in (difference["b"], difference["a"])
     ]
     unit, count = benchmark["clusters"]["unit"], benchmark["clusters"]["count"]
-    return f"{'; '.join(values)}; p = {difference['p']:.3f}; {benchmark['num_test']:,} test tiles, {count:,} {unit}s."
+    size = f"{count:,} {unit}s" if unit == "slide" and test == "mil" else f"{benchmark['num_test']:,} test tiles"
+    more = f", {count:,} {unit}s" if test != "mil" and unit != "tile" else ""
+    return f"{'; '.join(values)}; p = {difference['p']:.3f}; {size}{more}."
 
 
 def _accuracy_plot(encoders: Sequence[Mapping[str, Any]]) -> str:
@@ -108,7 +123,7 @@ def _accuracy_plot(encoders: Sequence[Mapping[str, Any]]) -> str:
         )
         for test in TESTS
         for number, encoder in enumerate(encoders)
-        if test in encoder
+        if "balanced_accuracy" in encoder.get(test, {})
     ]
     return forest_plot(estimates, title="Balanced accuracy with 95 % intervals", x_label="balanced accuracy, %")
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.report import page
+from histogen.report.benchmark_text import aligned, markdown_table
 from histogen.report.charts import Series, line_chart
 
 INTRO = (
@@ -100,8 +101,7 @@ def fidelity_table(fidelity: Figures) -> str:
         )
         for header, rows in (_distribution_rows(encoder["sets"]), _source_rows(encoder["sets"])):
             if rows:
-                lines = [header, ["---"] * len(header), *rows]
-                parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+                parts.append(markdown_table(header, rows))
     parts += [copy_sentence(copies) + "." for copies in fidelity["copies"]]
     return "\n\n".join(parts) + "\n"
 
@@ -113,10 +113,7 @@ def fidelity_text(fidelity: Figures) -> str:
         lines.append(f"seen by {encoder['name']}, {encoder['num_compared']:,} tiles of each set:")
         for header, rows in (_distribution_rows(encoder["sets"]), _source_rows(encoder["sets"])):
             if rows:
-                widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-                for row in [header, *rows]:
-                    cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-                    lines.append("  ".join(cells).rstrip())
+                lines += aligned(header, rows)
     return "\n".join([*lines, *(copy_sentence(copies) for copies in fidelity["copies"])])
 
 

@@ -156,6 +156,59 @@ def test_an_unknown_column_of_groups_is_named(slides: Path, tmp_path: Path) -> N
         benchmark.run(config(slides, tmp_path / "out", ["colour"], group="patient"))
 
 
+def test_whole_slides_are_judged_by_their_own_labels(tmp_path: Path) -> None:
+    """Slides of class dark are darker, so that colour tells them; one labelled slide is not given, one has no label."""
+    rng = np.random.default_rng(0)
+    lines = ["slide_id,label", "gone,dark"]
+    for number in range(13):
+        dark = number % 2 == 1
+        tiles = np.clip((120 if dark else 170) + rng.normal(0, 25, (9, 16, 16, 3)), 0, 255).astype(np.uint8)
+        store = TileStore.create(
+            tmp_path / "tiles" / f"S{number}.zarr", kind="slide", store_id=f"S{number}", tile_px=16, mpp=0.5,
+            num_tiles=9, provenance={},
+        )  # fmt: skip
+        store.commit("tiles", 0, store.write_tiles(0, [encode_jpeg(tile) for tile in tiles]))
+        if number:
+            lines.append(f"S{number},{'dark' if dark else 'light'}")
+    (tmp_path / "slides.csv").write_text("\n".join(lines))
+    outcome = benchmark.run(
+        config(
+            tmp_path / "tiles",
+            tmp_path / "out",
+            ["colour", "again=colour"],
+            slide_labels=tmp_path / "slides.csv",
+            mil={"folds": 3, "epochs": 40, "dropout": 0.0},
+        )  # fmt: skip
+    )
+    found = outcome.results
+    assert found["classes"] == ["dark", "light"]
+    assert found["clusters"] == {"unit": "slide", "count": 12}
+    assert found["encoders"][0]["mil"]["balanced_accuracy"] == 1.0
+    assert found["encoders"][0]["mil"]["auc"] == 1.0
+    assert {d["metric"] for d in found["differences"]} == {"mil.balanced_accuracy", "mil.macro_f1"}
+    assert all(d["delta"] == 0 for d in found["differences"])
+    assert "1 slides without a label" in outcome.summary
+    assert "1 labelled slides are not among the tiles given" in outcome.summary
+    assert "100.0 [100.0, 100.0]" in (tmp_path / "out" / "benchmark.md").read_text()
+    (tmp_path / "slides.csv").write_text("name,label\nS1,dark\n")
+    with pytest.raises(ConfigError, match="need columns slide_id and label"):
+        benchmark.run(config(tmp_path / "tiles", tmp_path / "o2", ["colour"], slide_labels=tmp_path / "slides.csv"))
+
+
+def test_retrieval_is_measured_when_asked(slides: Path, vit: str, tmp_path: Path) -> None:
+    settings = {"knn": {"k": 5}, "draws": 200, "tests": ["knn"], "retrieval": True}
+    outcome = benchmark.run(
+        BenchmarkConfig(tiles=[slides], out=tmp_path / "out", encoders=["colour", f"ViT={vit}"], judge=settings)
+    )
+    colour, vit_result = outcome.results["encoders"]
+    low, high = colour["retrieval"]["ci95"]
+    assert low <= colour["retrieval"]["map"] <= high
+    difference = next(d for d in outcome.results["differences"] if d["metric"] == "retrieval.map")
+    assert difference["delta"] == pytest.approx(vit_result["retrieval"]["map"] - colour["retrieval"]["map"])
+    assert "points" in outcome.summary
+    assert "retrieval mAP" in (tmp_path / "out" / "benchmark.md").read_text()
+
+
 @pytest.mark.real
 def test_colour_alone_on_real_lung_tiles(real_data: Path, tmp_path: Path) -> None:
     """The trivial baseline noted beside the data: colour and gradient histograms, balanced accuracy 0.90."""
