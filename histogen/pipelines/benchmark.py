@@ -23,13 +23,15 @@ from histogen.evaluation.mil import MilSettings
 from histogen.evaluation.tasks import Task, build_task, caveats
 from histogen.files import write_atomic
 from histogen.pipelines import embed
-from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
 from histogen.progress import progress_bar
 from histogen.report.benchmark_text import benchmark_table, benchmark_text
+from histogen.report.run_report import write_report
+from histogen.report.stages import RunReport
 from histogen.store.tile_set import TileSet, open_tiles
 from histogen.training.processes import resolve_device
 
-JSON_NAME, TABLE_NAME = "benchmark.json", "benchmark.md"
+JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.md", "benchmark.html"
 
 
 class BenchmarkConfig(BulkConfig):
@@ -56,7 +58,7 @@ class BenchmarkConfig(BulkConfig):
 
 
 def run(config: BenchmarkConfig) -> Outcome:
-    """Embed what is not embedded, judge every encoder, and write ``benchmark.json`` and ``benchmark.md``."""
+    """Embed what is not embedded, judge every encoder, and write ``benchmark.json``, ``.md`` and ``.html``."""
     tiles = open_tiles(config.tiles)
     slides = load_slides(tiles, config) if config.slide_labels is not None else None
     task = load_task(tiles, config) if slides is None else slides[0].task
@@ -75,7 +77,9 @@ def run(config: BenchmarkConfig) -> Outcome:
     benchmark["notes"] = (caveats(task) if slides is None else slides[1]) + encoder_notes(encoders)
     write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
     write_atomic(out / TABLE_NAME, benchmark_table(benchmark))
-    finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME)
+    settings = {"benchmark": (out / CONFIG_NAME).read_text()}
+    write_report(out / PAGE_NAME, RunReport("Benchmark of encoders", benchmark=benchmark, configs=settings))
+    finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME, page=PAGE_NAME)
     return Outcome(out, benchmark_text(benchmark), results=benchmark)
 
 

@@ -99,6 +99,7 @@ def test_figures_equal_scikit_learn_on_the_stored_embeddings(slides: Path, vit: 
     table = (tmp_path / "out" / "benchmark.md").read_text()
     assert f"{100 * colour['knn']['balanced_accuracy']:.1f} [" in table
     assert "ViT − colour" in outcome.summary
+    assert "ViT − colour" in (tmp_path / "out" / "benchmark.html").read_text()
 
 
 def test_the_same_seed_gives_the_same_bytes(slides: Path, tmp_path: Path) -> None:
