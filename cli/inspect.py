@@ -12,6 +12,9 @@ NAME = "inspect"
 
 def command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Stores, folders of stores, runs or slides.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every byte of the tiles: damaged shards, and tiles that are copies.")
+    ] = False,
 ) -> None:
     """Say what is in a store, a run or a slide.
 
@@ -20,4 +23,4 @@ def command(
     from histogen.pipelines import inspect as pipeline
 
     for path in paths:
-        typer.echo(pipeline.describe(path))
+        typer.echo(pipeline.describe(path, check=check))

@@ -16,24 +16,29 @@ from rich.text import Text
 
 from histogen.errors import ConfigError
 from histogen.pipelines.outputs import CONFIG_NAME, read_run, records_folder
+from histogen.store.checks import damaged_shards, first_copies
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES
+from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 
 WIDTH = 110
 METRICS_NAME = "metrics.jsonl"
 MAX_CATEGORIES = 12
+MAX_COPIES = 20
 
 
-def describe(path: Path) -> str:
-    """Return a readable description of ``path``, plain text.
+def describe(path: Path, *, check: bool = False) -> str:
+    """Return a readable description of ``path``, plain text; ``check`` reads every tile's bytes and judges them.
 
     Raises:
         ConfigError: it does not exist.
         HistogenError: it is a store or a slide that cannot be opened.
     """
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, highlight=False, no_color=True).print(Group(*_parts(path)))
+    Console(file=buffer, width=WIDTH, highlight=False, no_color=True).print(
+        Group(*_parts(path), *(_checks(path) if check else ()))
+    )
     return buffer.getvalue().rstrip()
 
 
@@ -121,6 +126,21 @@ def _row_state(store: TileStore, path: str) -> str:
     missing = len(store.missing_shards(path))
     name = path.partition("/")[2]
     return f"{name} ({store.num_shards - missing} of {store.num_shards} shards)" if missing else name
+
+
+def _checks(path: Path) -> Iterable[RenderableType]:
+    stores = [TileStore.open_(store) for store in find_stores(path)]
+    damaged = [sentence for store in stores for sentence in damaged_shards(store)]
+    for sentence in damaged:
+        yield Text(f"damaged: {sentence}")
+    if damaged:
+        return
+    tiles = TileSet.open_(path, allow_partial=True)
+    first = first_copies(tiles)
+    copies = np.flatnonzero(first != np.arange(len(tiles)))
+    yield Text(f"checked: every shard is as its note says; {len(copies):,} of {len(tiles):,} tiles are copies")
+    for name, source in zip(tiles.ids(copies[:MAX_COPIES]), tiles.ids(first[copies[:MAX_COPIES]]), strict=True):
+        yield Text(f"    {name} is the same as {source}")
 
 
 # runs
