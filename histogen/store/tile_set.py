@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from histogen.errors import IncompleteStoreError, StoreError
+from histogen.errors import StoreError
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES, unpack_text
+from histogen.store.merging import (
+    categories_of,
+    check_distinct,
+    common_tile_px,
+    complete_rows,
+    present_tiles,
+    recode,
+)
 from histogen.store.tile_store import TileStore
 
 if TYPE_CHECKING:
@@ -37,7 +45,7 @@ class TileSet:
         counts = [s.num_tiles if i is None else len(i) for s, i in zip(stores, selected, strict=True)]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._num_tiles = int(self._starts[-1])
-        self.tile_px = _common_tile_px(self.stores)
+        self.tile_px = common_tile_px(self.stores)
 
     @classmethod
     def open_(cls, paths: Paths, *, where: Where | None = None, allow_partial: bool = False) -> TileSet:
@@ -52,8 +60,8 @@ class TileSet:
             IncompleteStoreError: a store is not finished and ``allow_partial`` is false.
         """
         stores = [TileStore.open_(path) for path in find_stores(paths)]
-        _check_distinct(stores)
-        tiles = cls(stores, [_present(store, allow_partial) for store in stores])
+        check_distinct(stores)
+        tiles = cls(stores, [present_tiles(store, allow_partial) for store in stores])
         return tiles if not where else tiles.where(where)
 
     def __len__(self) -> int:
@@ -168,7 +176,7 @@ class TileSet:
         parts = []
         for position, store in enumerate(self.stores):
             values = store.read_rows(f"columns/{name}", self._selected[position])
-            parts.append(values if merged is None else _recode(values, _categories(store, name), merged))
+            parts.append(values if merged is None else recode(values, categories_of(store, name), merged))
         return np.concatenate(parts)
 
     def categories(self, name: str) -> list[str]:
@@ -203,7 +211,7 @@ class TileSet:
     @property
     def embedding_names(self) -> list[str]:
         """Encoders whose embeddings every store has, complete."""
-        names = set.intersection(*(set(_complete(s, "embeddings")) for s in self.stores))
+        names = set.intersection(*(set(complete_rows(s, "embeddings")) for s in self.stores))
         return sorted(names)
 
     def embeddings(self, name: str | None = None) -> NDArray[np.float32]:
@@ -260,7 +268,7 @@ class TileSet:
         return {store.store_id: position for position, store in enumerate(self.stores)}
 
     def _merged_categories(self, name: str) -> list[str] | None:
-        lists = [_categories(store, name) for store in self.stores]
+        lists = [categories_of(store, name) for store in self.stores]
         if all(names is None for names in lists):
             return None
         return list(dict.fromkeys(name for names in lists for name in names or ()))
@@ -276,53 +284,3 @@ class TileSet:
 def open_tiles(paths: Paths, *, where: Where | None = None, allow_partial: bool = False) -> TileSet:
     """Open tile stores as one set; see :meth:`TileSet.open_`."""
     return TileSet.open_(paths, where=where, allow_partial=allow_partial)
-
-
-def _common_tile_px(stores: Sequence[TileStore]) -> int:
-    if not stores:
-        raise StoreError("a tile set needs at least one store; none was given")
-    first = stores[0]
-    other = next((store for store in stores if store.tile_px != first.tile_px), None)
-    if other is not None:
-        raise StoreError(
-            f"store '{other.path}' has tiles of {other.tile_px} px, '{first.path}' of {first.tile_px} px; "
-            "make them with one tile_px"
-        )
-    return first.tile_px
-
-
-def _check_distinct(stores: Sequence[TileStore]) -> None:
-    seen: dict[str, Path] = {}
-    for store in stores:
-        if store.store_id in seen:
-            raise StoreError(f"'{seen[store.store_id]}' and '{store.path}' are both store '{store.store_id}'; give one")
-        seen[store.store_id] = store.path
-
-
-def _present(store: TileStore, allow_partial: bool) -> NDArray[np.int64] | None:
-    notes = store.ledger.notes(TILES)
-    if len(notes) < store.num_shards and not allow_partial:
-        raise IncompleteStoreError(
-            f"store '{store.path}' has {len(notes)} of {store.num_shards} shards; finish it with --resume"
-        )
-    if sum(int(note["count"]) for note in notes.values()) == store.num_tiles:
-        return None
-    kept = [np.zeros(0, np.int64)]
-    for shard in sorted(notes):
-        indices = store.shard_range(shard)
-        kept.append(indices.start + np.flatnonzero(store.reader.shard(shard).present[: len(indices)]))
-    return np.concatenate(kept)
-
-
-def _complete(store: TileStore, group: str) -> list[str]:
-    return [name for name in store.list_rows(group) if store.is_complete(f"{group}/{name}")]
-
-
-def _categories(store: TileStore, name: str) -> list[str] | None:
-    return store.rows_attributes(f"columns/{name}").get("categories")
-
-
-def _recode(values: NDArray[Any], own: list[str] | None, merged: list[str]) -> NDArray[Any]:
-    positions = {name: code for code, name in enumerate(merged)}
-    table = np.array([*(positions[name] for name in own or ()), -1], dtype=np.int64)
-    return table[values]
