@@ -16,6 +16,10 @@ def command(
     tiles: Tiles = None,
     eldm: Annotated[Path | None, typer.Option(metavar="RUN", help="A train-eldm run.")] = None,
     kind: Annotated[str | None, typer.Option(help="generative or interpolated.")] = None,
+    recreate: Annotated[
+        str | None,
+        typer.Option(metavar="STORE:INDEX", help="Make one synthetic tile again, into --out (.jpg or .png)."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of synthetic tile stores.")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -34,5 +38,6 @@ def command(
 
     execute(
         pipeline.SynthesizeConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, eldm=eldm, kind=kind,
+        recreate=recreate,
         out=out, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip

@@ -10,18 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
-from histogen.config import BulkConfig, Settings
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.pairing import AlphaSettings, Pairing, choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.base import Encoder, load_encoder
@@ -29,63 +25,13 @@ from histogen.errors import ConfigError, EncoderError, StoreError
 from histogen.files import write_atomic
 from histogen.pipelines.embed import embed_batch, ensure_embeddings
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
-from histogen.pipelines.train_eldm import recorded_sampler
-from histogen.seeds import derive_seed
-from histogen.store.jpeg import JpegSettings, encode_jpeg
-from histogen.store.layout import Column
+from histogen.pipelines.synthesis_plan import SynthesizeConfig, create_stores, encoder_spec
+from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
 
 TILES = "tiles"
-
-
-class ConsistencySettings(Settings):
-    """Whether each tile is embedded again and compared with the embedding it was made from."""
-
-    measure: bool = False
-    """Record the cosine in the column ``consistency``."""
-    least: float | None = Field(default=None, ge=-1, le=1)
-    """Leave out tiles below this cosine (they become absent tiles; the column keeps their cosine)."""
-    encoder: str | None = None
-    """The encoder; null takes the one that the E-LDM was trained with, from where that run found it."""
-
-
-class SynthesizeJpeg(Settings):
-    """How tiles are encoded."""
-
-    level: int = Field(default=90, ge=1, le=100)
-    """libjpeg's quality."""
-    subsampling: Literal["420", "444"] = "420"
-    """Chroma subsampling."""
-
-
-class SynthesizeConfig(BulkConfig):
-    """Settings of ``synthesize``."""
-
-    tiles: list[Path]
-    """Source tile stores, folders of them, or manifests."""
-    eldm: Path
-    """A run of ``train-eldm``."""
-    kind: Literal["generative", "interpolated"] = "generative"
-    """``generative``: from one tile's embedding; ``interpolated``: from slerp(source, partner, alpha)."""
-    per_source: int = Field(default=1, ge=1)
-    """Synthetic tiles per source tile."""
-    pairing: Pairing = "matching"
-    """How partners are chosen; see ``histogen.diffusion.pairing.choose_partners``."""
-    nearest: int = Field(default=16, ge=1)
-    """Neighbours among which ``neighbours`` chooses."""
-    alpha: AlphaSettings = AlphaSettings()
-    sampler: SamplerSettings | None = None
-    """Null takes what the train-eldm run recommends."""
-    micro_batch: int = Field(default=16, ge=1)
-    """Tiles per pass through the networks; fixed, the last padded. Part of what a tile's bytes depend on."""
-    bf16: bool = True
-    """Compute in bfloat16 where torch's autocast finds it safe."""
-    consistency: ConsistencySettings = ConsistencySettings()
-    jpeg: SynthesizeJpeg = SynthesizeJpeg()
-    recreate: str | None = None
-    """STORE:INDEX of a synthetic tile to make again from its row; ``out`` is then the picture (.jpg or .png)."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +64,7 @@ def run(config: SynthesizeConfig) -> Outcome:
     inputs = {"tiles": tiles.content_hash, "eldm": pipeline.weights_sha256()}
     out = claim_output(config, command="synthesize", inputs=inputs)
     _ensure_embedded(config, tiles, pipeline)
-    stores = _create_stores(config, tiles, pipeline, inputs)
+    stores = create_stores(config, tiles, pipeline, inputs)
     paths = tuple(store.path.resolve() for store in tiles.stores)
     units = [
         SynthesisUnit(
@@ -149,101 +95,12 @@ def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPip
     name = pipeline.config["encoder_name"]
     if name in tiles.embedding_names:
         return
-    spec = _encoder_spec(config.eldm)
+    spec = encoder_spec(config.eldm)
     made = ensure_embeddings(
         config.tiles, spec, device=config.device, workers=config.workers, scheduler=config.scheduler
     )
     if made != name:
         raise EncoderError(f"the E-LDM was trained with encoder '{name}', but '{spec}' is now '{made}'; restore it")
-
-
-def _encoder_spec(eldm: Path) -> str:
-    recorded = eldm / "config.yaml"
-    if not recorded.exists():
-        raise EncoderError(f"'{eldm}' does not say which encoder it was trained with; run embed on the tiles first")
-    return str(yaml.safe_load(recorded.read_text())["encoder"])
-
-
-def _create_stores(
-    config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline, inputs: dict[str, str]
-) -> list[TileStore]:
-    plan = _plan(config, tiles, pipeline.config["encoder_name"])
-    sampler = config.sampler or recorded_sampler(config.eldm)
-    consistency = config.consistency.model_dump(mode="json")
-    if config.consistency.measure or config.consistency.least is not None:
-        consistency["encoder"] = config.consistency.encoder or _encoder_spec(config.eldm)
-    provenance = {
-        "kind": config.kind,
-        "seed": config.seed,
-        "per_source": config.per_source,
-        "pairing": config.pairing if config.kind == "interpolated" else None,
-        "alpha": config.alpha.model_dump(mode="json") if config.kind == "interpolated" else None,
-        "encoder": pipeline.config["encoder_name"],
-        "eldm_weights_sha256": inputs["eldm"],
-        "source_tiles_sha256": inputs["tiles"],
-        "supervision": pipeline.config["supervision"],
-        "sampler": sampler.model_dump(mode="json"),
-        "micro_batch": config.micro_batch,
-        "bf16": config.bf16,
-        "consistency": {key: value for key, value in consistency.items() if key != "encoder" or value},
-    }
-    jpeg = JpegSettings(level=config.jpeg.level, subsampling=config.jpeg.subsampling)
-    stores = []
-    for position, source in enumerate(tiles.stores):
-        num_tiles = source.num_tiles * config.per_source
-        columns = _columns(config, tiles, position, plan)
-        path = config.out / f"{source.store_id}.zarr"
-        store = TileStore.create(
-            path, kind=config.kind, store_id=f"{source.store_id}-{config.kind}", tile_px=pipeline.tile_px,
-            mpp=source.mpp, num_tiles=num_tiles, provenance=provenance, jpeg=jpeg, columns=columns,
-        )  # fmt: skip
-        if "encoder" in provenance["consistency"]:
-            store.create_rows("columns/consistency", (num_tiles,), "float32", fill=float("nan"))
-        stores.append(store)
-    return stores
-
-
-def _plan(config: SynthesizeConfig, tiles: TileSet, encoder_name: str) -> list[np.ndarray]:
-    """Return for each copy the partner of every tile of the set; nothing for generative tiles."""
-    if config.kind == "generative":
-        return []
-    embeddings = tiles.embeddings(encoder_name) if config.pairing == "neighbours" else None
-    seeds = [derive_seed(config.seed, "pairs", copy) for copy in range(config.per_source)]
-    return [
-        choose_partners(config.pairing, len(tiles), seed=seed, embeddings=embeddings, nearest=config.nearest)
-        for seed in seeds
-    ]
-
-
-def _columns(
-    config: SynthesizeConfig, tiles: TileSet, position: int, plan: list[np.ndarray]
-) -> dict[str, Column | np.ndarray]:
-    """Return the columns of the synthetic store of source store ``position``; rows of absent tiles say -1 and NaN."""
-    source, copies = tiles.stores[position], config.per_source
-    ids = tuple(store.store_id for store in tiles.stores)
-    shape = (source.num_tiles, copies)
-    partner_store, partner_index = np.full(shape, -1, np.int32), np.full(shape, -1, np.int64)
-    alpha, seeds = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int64)
-    members = np.flatnonzero(tiles.store_of(np.arange(len(tiles))) == position)
-    local, names = tiles.tile_index_of(members), tiles.ids(members)
-    for copy in range(copies):
-        seeds[local, copy] = tile_seeds(config.seed, config.kind, names, copy)
-        alpha[local, copy] = 1.0
-        if plan:
-            partners = plan[copy][members]
-            partner_store[local, copy], partner_index[local, copy] = (
-                tiles.store_of(partners),
-                tiles.tile_index_of(partners),
-            )
-            alpha[local, copy] = [draw_alpha(config.alpha, config.seed, name, copy) for name in names]
-    return {
-        "source_store": Column(np.full(shape, position, np.int32).ravel(), ids),
-        "source_index": np.repeat(np.arange(source.num_tiles, dtype=np.int64), copies),
-        "partner_store": Column(partner_store.ravel(), ids),
-        "partner_index": partner_index.ravel(),
-        "alpha": alpha.ravel(),
-        "seed": seeds.ravel(),
-    }
 
 
 def make_shard(unit: SynthesisUnit) -> dict[str, Any]:
