@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from histogen.report.benchmark import difference_sentence, difference_table, retrieval_table, score_table
+from histogen.report.tables import aligned, markdown_table
 
 
 def benchmark_table(benchmark: Mapping[str, Any]) -> str:
@@ -30,17 +31,3 @@ def benchmark_text(benchmark: Mapping[str, Any]) -> str:
     lines = [line for header, rows in tables if rows for line in aligned(header, rows)]
     told = [d for d in benchmark["differences"] if d["metric"].endswith(("balanced_accuracy", "map"))]
     return "\n".join([*lines, *(difference_sentence(d) for d in told), *benchmark["notes"]])
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows])
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table with columns of even width."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
-    ]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.report import page
-from histogen.report.benchmark_text import aligned, markdown_table
 from histogen.report.charts import Series, line_chart
+from histogen.report.tables import aligned, markdown_table
 
 INTRO = (
     "Every set is compared with the same held-out real tiles, at one number of tiles, since the Fréchet distance "
