@@ -1,9 +1,9 @@
-"""Regions drawn by people (GeoJSON in QuPath's manner) and the label they give a tile."""
+"""Regions drawn by people (GeoJSON in QuPath's manner, TIAToolbox's AnnotationStore); tiles as GeoJSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,36 +24,60 @@ class Region:
     geometry: BaseGeometry
 
 
-def read_geojson(path: Path) -> list[Region]:
-    """Return the polygons of a GeoJSON file whose coordinates are level-0 pixels.
-
-    The name of a region is ``properties.classification.name`` (QuPath), else ``properties.name`` or
-    ``properties.label``; nameless ones, points and lines are left out.
+def read_annotations(path: Path) -> list[Region]:
+    """Return the named areas in a GeoJSON file or in a TIAToolbox ``AnnotationStore`` (``.db``).
 
     Raises:
-        SlideError: the file is missing, not GeoJSON, or holds no named area.
+        SlideError: the file is missing, malformed, or holds no named area.
     """
-    try:
-        content = json.loads(path.read_text())
-        features = content["features"] if isinstance(content, dict) else content
-        regions = [region for feature in features if (region := _region(feature)) is not None]
-    except FileNotFoundError as error:
-        raise SlideError(f"annotations '{path}' do not exist; check the path") from error
-    except (ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise SlideError(f"annotations '{path}' are not GeoJSON ({error}); export a FeatureCollection") from error
+    regions = [region for region in read_areas(path) if region.name]
     if not regions:
         raise SlideError(f"annotations '{path}' hold no area with a class; name the classes and export again")
     return regions
 
 
-def _region(feature: dict[str, Any]) -> Region | None:
-    properties = feature.get("properties") or {}
-    classification = properties.get("classification") or {}
-    name = classification.get("name") or properties.get("name") or properties.get("label")
-    geometry = shape(feature["geometry"])
-    if not name or geometry.area == 0:
-        return None
-    return Region(str(name), geometry if geometry.is_valid else shapely.make_valid(geometry))
+def read_areas(path: Path) -> list[Region]:
+    """Return all areas in a GeoJSON file or an ``AnnotationStore``; the name of a nameless one is empty.
+
+    Coordinates are level-0 pixels. The name of a region is ``properties.classification.name`` (QuPath), else
+    ``properties.name``, ``label`` or ``type``; points and lines are left out.
+
+    Raises:
+        SlideError: the file is missing or malformed.
+    """
+    if not path.exists():
+        raise SlideError(f"annotations '{path}' do not exist; check the path")
+    try:
+        return _from_store(path) if path.suffix == ".db" else _from_geojson(path)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, shapely.errors.ShapelyError) as error:
+        kind = "an AnnotationStore" if path.suffix == ".db" else "GeoJSON"
+        raise SlideError(f"annotations '{path}' are not {kind} ({error}); export them again") from error
+
+
+def _from_geojson(path: Path) -> list[Region]:
+    content = json.loads(path.read_text())
+    features = content["features"] if isinstance(content, dict) else content
+    return _regions((shape(f["geometry"]), f.get("properties") or {}) for f in features if f.get("geometry"))
+
+
+def _from_store(path: Path) -> list[Region]:
+    from tiatoolbox.annotation.storage import SQLiteStore
+
+    store = SQLiteStore(path)
+    try:
+        return _regions((annotation.geometry, annotation.properties) for annotation in store.values())
+    finally:
+        store.close()
+
+
+def _regions(shapes: Iterable[tuple[BaseGeometry, Mapping[str, Any]]]) -> list[Region]:
+    regions = []
+    for geometry, properties in shapes:
+        if geometry.area > 0:
+            name = (properties.get("classification") or {}).get("name")
+            name = name or next((properties[key] for key in ("name", "label", "type") if properties.get(key)), "")
+            regions.append(Region(str(name), geometry if geometry.is_valid else shapely.make_valid(geometry)))
+    return regions
 
 
 def region_shares(
@@ -75,6 +99,14 @@ def region_shares(
     return shares
 
 
+def roi_shares(
+    regions: Sequence[Region], x_l0: np.ndarray, y_l0: np.ndarray, size_l0: tuple[float, float]
+) -> np.ndarray:
+    """Return the share of each tile that lies in any of ``regions``, whatever their names, float64 [N]."""
+    unnamed = [Region("", region.geometry) for region in regions]
+    return region_shares(unnamed, [""], x_l0, y_l0, size_l0)[:, 0]
+
+
 def label_tiles(
     regions: Sequence[Region],
     x_l0: np.ndarray,
@@ -89,3 +121,21 @@ def label_tiles(
     shares = region_shares(regions, known, x_l0, y_l0, size_l0)
     best = shares.argmax(1) if known else np.zeros(len(x_l0), int)
     return [known[b] if known and s[b] >= min_share else None for b, s in zip(best.tolist(), shares, strict=True)]
+
+
+def tiles_geojson(
+    x_l0: np.ndarray, y_l0: np.ndarray, size_l0: tuple[float, float], properties: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return tiles as a GeoJSON FeatureCollection that QuPath imports as tiles; coordinates are level-0 pixels."""
+    features = []
+    for x, y, values in zip(x_l0.tolist(), y_l0.tolist(), properties, strict=True):
+        right, bottom = x + size_l0[0], y + size_l0[1]
+        ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "Polygon", "coordinates": [ring]},
+                "properties": {"objectType": "tile", **values},
+            }
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))

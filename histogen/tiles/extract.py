@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from histogen.errors import SlideError
 from histogen.slides.base import Slide
-from histogen.store.jpeg import JpegSettings, encode_jpeg
+from histogen.store.jpeg import JpegSettings, decode_jpeg, encode_jpeg
 from histogen.tiles.grid import Grid
 from histogen.tiles.quality import reason_to_drop, score_tiles
 from histogen.tiles.spec import QualitySettings
@@ -19,6 +20,11 @@ RUN_TILES = 16
 BLOCK_PIXELS = 16_000_000
 """Slide pixels in one row of a block of columns (with what is decoded above and below it): half of the cache of
 :mod:`histogen.slides.native`, so that what is decoded for one row is still there for the next."""
+LOSS_EVERY = 64
+"""Every so many tiles the encoding's loss is measured."""
+
+Run = tuple[tuple[int, int], list[int]]
+"""(column, row) of the first tile, and the positions of neighbours in a row."""
 
 
 @dataclass
@@ -32,34 +38,104 @@ class Extracted:
     """Position in the list to the sentence that says why its pixels could not be read."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Filter to the number of tiles that failed it."""
+    squared_error: float = 0.0
+    """Mean squared error of the encoding, summed over the tiles it was measured on."""
+    measured: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What becomes of a tile's pixels."""
+
+    jpeg: JpegSettings
+    quality: QualitySettings = QualitySettings()
+    transform: Callable[[np.ndarray], np.ndarray] | None = None
+    """Applied to each tile, uint8 [H, W, 3], after it was scored: stain normalisation."""
+
+
+def empty(count: int) -> Extracted:
+    """Return a result in which no tile is there yet."""
+    return Extracted([None] * count, np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32))
 
 
 def extract_tiles(
-    slide: Slide, grid: Grid, columns: np.ndarray, rows: np.ndarray, jpeg: JpegSettings, quality: QualitySettings
+    slides: Slide | Sequence[Slide], grid: Grid, columns: np.ndarray, rows: np.ndarray, recipe: Recipe
 ) -> Extracted:
     """Read and encode the tiles at ``columns``, ``rows`` (int [n] each) of ``grid``.
 
+    Several handles of one slide are used by as many threads; the result is the same as with one.
+
     Raises:
-        SlideError: none of them can be read.
+        SlideError: none of the tiles can be read.
     """
-    count = len(columns)
-    result = Extracted([None] * count, np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32))
-    for first, members in runs_of(grid, columns, rows):
-        for positions, tiles in _read_run(slide, grid, first, members, result):
-            result.focus[positions], result.blank[positions] = score_tiles(tiles)
-            for position, tile in zip(positions, tiles, strict=True):
-                reason = reason_to_drop(result.focus[position], result.blank[position], quality)
-                if reason is None:
-                    result.payloads[position] = encode_jpeg(tile, jpeg)
-                else:
-                    result.dropped[reason] = result.dropped.get(reason, 0) + 1
-    if count and len(result.unreadable) == count:
+    handles = list(slides) if isinstance(slides, Sequence) else [slides]
+    result = empty(len(columns))
+    runs = list(runs_of(grid, columns, rows))
+    parts = [list(part) for part in _split(runs, len(handles))]
+    if len(handles) == 1:
+        _extract_runs(handles[0], grid, runs, recipe, result)
+    else:
+        with ThreadPoolExecutor(len(handles)) as pool:
+            others = [empty(len(columns)) for _ in handles]
+            work = [pool.submit(_extract_runs, *args) for args in _zip(handles, grid, parts, recipe, others)]
+            for future, part, other in zip(work, parts, others, strict=True):
+                future.result()
+                _merge(result, other, [position for _, members in part for position in members])
+    if len(columns) and len(result.unreadable) == len(columns):
         raise SlideError(next(iter(result.unreadable.values())))
     return result
 
 
-def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """Yield ((column, row) of the first, positions) of neighbours in a row, block of columns by block of columns.
+def _zip(
+    handles: list[Slide], grid: Grid, parts: list[list[Run]], recipe: Recipe, results: list[Extracted]
+) -> Iterator[tuple[Slide, Grid, list[Run], Recipe, Extracted]]:
+    for handle, part, result in zip(handles, parts, results, strict=True):
+        yield handle, grid, part, recipe, result
+
+
+def _split(runs: list[Run], count: int) -> Iterator[list[Run]]:
+    """Cut the list where about equal numbers of tiles lie: threads work on parts of the slide that lie apart."""
+    total = np.cumsum([len(members) for _, members in runs])
+    cuts = [int(np.searchsorted(total, total[-1] * k / count)) if len(runs) else 0 for k in range(1, count)]
+    edges = [0, *cuts, len(runs)]
+    return (runs[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True))
+
+
+def _merge(result: Extracted, part: Extracted, positions: list[int]) -> None:
+    for position in positions:
+        result.payloads[position] = part.payloads[position]
+    result.focus[positions], result.blank[positions] = part.focus[positions], part.blank[positions]
+    result.unreadable |= part.unreadable
+    for reason, number in part.dropped.items():
+        result.dropped[reason] = result.dropped.get(reason, 0) + number
+    result.squared_error += part.squared_error
+    result.measured += part.measured
+
+
+def _extract_runs(slide: Slide, grid: Grid, runs: list[Run], recipe: Recipe, result: Extracted) -> None:
+    for first, members in runs:
+        for positions, tiles in _read_run(slide, grid, first, members, result):
+            result.focus[positions], result.blank[positions] = score_tiles(tiles)
+            for position, tile in zip(positions, tiles, strict=True):
+                reason = reason_to_drop(result.focus[position], result.blank[position], recipe.quality)
+                if reason is None:
+                    result.payloads[position] = _encode(tile, position, recipe, result)
+                else:
+                    result.dropped[reason] = result.dropped.get(reason, 0) + 1
+
+
+def _encode(tile: np.ndarray, position: int, recipe: Recipe, result: Extracted) -> bytes:
+    pixels = tile if recipe.transform is None else recipe.transform(tile)
+    payload = encode_jpeg(pixels, recipe.jpeg)
+    if position % LOSS_EVERY == 0:
+        error = decode_jpeg(payload, settings=recipe.jpeg).astype(np.float32) - pixels
+        result.squared_error += float((error**2).mean())
+        result.measured += 1
+    return payload
+
+
+def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[Run]:
+    """Yield runs of neighbours in a row, block of columns by block of columns.
 
     Blocks keep what has to stay decoded small on very wide slides.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -10,10 +11,12 @@ import numpy as np
 from histogen.errors import SlideError
 from histogen.geometry import Extent
 from histogen.slides.base import BaseSlide, require_mpp
+from histogen.tiles.annotations import Region, roi_shares
 from histogen.tiles.grid import Grid
 from histogen.tiles.spec import TissueSettings
 from histogen.tiles.tissue import TissueMask, find_tissue
 
+MIN_ROI_SHARE = 0.5
 MAX_OVERVIEW_PX = 12_000
 THUMBNAIL_PX = 1600
 
@@ -38,9 +41,15 @@ class SlidePlan:
 
 
 def plan_slide(
-    slide: BaseSlide, grid: Grid, *, tissue: TissueSettings, min_tissue_fraction: float, max_pen_fraction: float
+    slide: BaseSlide,
+    grid: Grid,
+    *,
+    tissue: TissueSettings,
+    min_tissue_fraction: float,
+    max_pen_fraction: float,
+    roi: Sequence[Region] | None = None,
 ) -> SlidePlan:
-    """Find the tissue of a slide and keep the tiles with enough of it.
+    """Find the tissue of a slide and keep the tiles with enough of it, of those at least half inside ``roi``.
 
     Raises:
         MissingMppError: its resolution is not known.
@@ -61,11 +70,13 @@ def plan_slide(
     fraction = mask.fractions(x_l0, y_l0, grid.size_l0)
     pen = mask.pen_fractions(x_l0, y_l0, grid.size_l0)
     keep = (fraction >= min_tissue_fraction) & (pen <= max_pen_fraction)
+    if roi is not None:
+        keep[keep] = roi_shares(roi, x_l0[keep], y_l0[keep], grid.size_l0) >= MIN_ROI_SHARE
     if not keep.any():
         raise SlideError(
             f"slide '{slide.slide_id}' has no tile with {min_tissue_fraction:.0%} of tissue "
             f"(method {tissue.method}; the best of {len(columns)} tiles has {fraction.max():.0%}); "
-            "try tissue.faint=true, another tissue.method, or a lower min_tissue_fraction"
+            f"try tissue.faint=true, another tissue.method or a lower min_tissue_fraction{', or another roi' * bool(roi)}"
         )
     return SlidePlan(grid, columns[keep], rows[keep], fraction[keep], pen[keep], mask, overview)
 

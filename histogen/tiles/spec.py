@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histogen.config import Settings
 
@@ -37,3 +38,18 @@ class QualitySettings(Settings):
     """Least variance of the Laplacian (green channel, every second pixel); ``None`` keeps all."""
     max_blank: float | None = Field(default=None, ge=0, le=1)
     """Largest share of nearly white pixels; ``None`` keeps all."""
+
+
+class StainSettings(Settings):
+    """Stain normalisation (TIAToolbox) of every tile, towards the stains of a reference image."""
+
+    method: Literal["none", "macenko", "vahadane", "reinhard", "ruifrok"] = "none"
+    """Macenko et al. (2009), Vahadane et al. (2016), Reinhard et al. (2001), or fixed stains (Ruifrok & Johnston)."""
+    target: Path | None = None
+    """The reference, an image file with tissue; needed unless the method is ``none``."""
+
+    @model_validator(mode="after")
+    def _has_target(self) -> StainSettings:
+        if self.method != "none" and self.target is None:
+            raise ValueError(f"stain.method={self.method} needs stain.target, an image of tissue to normalise to")
+        return self

@@ -11,9 +11,8 @@ from histogen.geometry import Extent, Mpp
 from histogen.slides.base import open_slide
 from histogen.slides.tiff_writer import write_svs
 from histogen.store.jpeg import JpegSettings, decode_jpeg
-from histogen.tiles.extract import extract_tiles, runs_of
+from histogen.tiles.extract import Recipe, extract_tiles, runs_of
 from histogen.tiles.grid import Grid, box_means
-from histogen.tiles.spec import QualitySettings
 
 PERIOD_UM = 13.7
 
@@ -50,7 +49,7 @@ def test_scale_and_place_against_a_ruler(tmp_path: Path, slide_mpp: float, targe
     assert slide.mpp is not None
     grid = Grid(slide.extent, slide.mpp, 96, 96, target)
     columns, rows = grid.cells()
-    extracted = extract_tiles(slide, grid, columns, rows, JpegSettings(95, "444"), QualitySettings())
+    extracted = extract_tiles(slide, grid, columns, rows, Recipe(JpegSettings(95, "444")))
     offsets = []
     for column, row, payload in zip(columns.tolist(), rows.tolist(), extracted.payloads, strict=True):
         assert payload is not None
@@ -91,7 +90,7 @@ def test_overlapping_neighbours_share_their_pixels(tmp_path: Path) -> None:
     write_svs(tmp_path / "a.svs", pixels, mpp=0.5, quality=95, downsamples=())
     slide = open_slide(tmp_path / "a.svs")
     grid = Grid(slide.extent, Mpp(0.5, 0.5), 64, 32, 0.5)
-    extracted = extract_tiles(slide, grid, *grid.cells(), JpegSettings(100, "444"), QualitySettings())
+    extracted = extract_tiles(slide, grid, *grid.cells(), Recipe(JpegSettings(100, "444")))
     whole = slide.read_level(0, 0, 0, slide.extent).astype(int)
     for column, row, payload in zip(*(c.tolist() for c in grid.cells()), extracted.payloads, strict=True):
         assert payload is not None

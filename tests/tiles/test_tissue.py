@@ -14,8 +14,8 @@ from histogen.geometry import Extent
 from histogen.slides.base import open_slide
 from histogen.slides.drawn import CELL_PX, DrawnTruth, draw_slide
 from histogen.store.jpeg import JpegSettings
-from histogen.tiles.annotations import label_tiles, read_geojson, region_shares
-from histogen.tiles.extract import extract_tiles
+from histogen.tiles.annotations import label_tiles, read_annotations, region_shares
+from histogen.tiles.extract import Recipe, extract_tiles
 from histogen.tiles.grid import Grid
 from histogen.tiles.plan import SlidePlan, plan_slide
 from histogen.tiles.spec import QualitySettings, TissueSettings
@@ -149,7 +149,7 @@ def test_labels_are_the_class_of_most_of_the_tile(drawn: dict[int, tuple[Path, D
     path, truth = drawn[2]
     plan = plan_of(path)
     x, y = plan.positions_l0
-    regions = read_geojson(truth.annotations)
+    regions = read_annotations(truth.annotations)
     shares = region_shares(regions, truth.class_names, x, y, plan.grid.size_l0)
     expected = np.array([truth.class_shares(*corner, 128) for corner in zip(x, y, strict=True)])
     assert np.abs(shares - expected).max() < 0.005
@@ -166,9 +166,9 @@ def test_labels_are_the_class_of_most_of_the_tile(drawn: dict[int, tuple[Path, D
 def test_annotations_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.geojson").write_text(content)
     with pytest.raises(SlideError, match=message):
-        read_geojson(tmp_path / "a.geojson")
+        read_annotations(tmp_path / "a.geojson")
     with pytest.raises(SlideError, match="do not exist"):
-        read_geojson(tmp_path / "b.geojson")
+        read_annotations(tmp_path / "b.geojson")
 
 
 def test_regions_may_have_holes_and_overlap(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_regions_may_have_holes_and_overlap(tmp_path: Path) -> None:
         {"geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {"name": "c"}},
     ]
     (tmp_path / "a.geojson").write_text(json.dumps(features))
-    regions = read_geojson(tmp_path / "a.geojson")
+    regions = read_annotations(tmp_path / "a.geojson")
     shares = region_shares(regions, ["a", "b"], np.array([0.0, 50.0]), np.array([0.0, 50.0]), (100, 100))
     assert np.allclose(shares, [[0.96, 1.0], [0.24, 0.25]])
 
@@ -193,7 +193,7 @@ def test_focus_falls_where_the_slide_is_blurred(drawn: dict[int, tuple[Path, Dra
     path, truth = drawn[0]
     plan = plan_of(path, tile_px=64)
     slide = open_slide(path)
-    result = extract_tiles(slide, plan.grid, plan.columns, plan.rows, JpegSettings(), QualitySettings())
+    result = extract_tiles(slide, plan.grid, plan.columns, plan.rows, Recipe(JpegSettings()))
     blurred, labels = [], []
     for x, y in zip(*plan.positions_l0, strict=True):
         blurred.append(cells(truth.blur_mask, x, y, 64).mean())
@@ -203,6 +203,8 @@ def test_focus_falls_where_the_slide_is_blurred(drawn: dict[int, tuple[Path, Dra
     assert soft[...].sum() > 5
     assert np.median(result.focus[soft & textured]) < 0.2 * np.median(result.focus[sharp & textured])
     limit = float(np.quantile(result.focus, 0.3))
-    kept = extract_tiles(slide, plan.grid, plan.columns, plan.rows, JpegSettings(), QualitySettings(min_focus=limit))
+    kept = extract_tiles(
+        slide, plan.grid, plan.columns, plan.rows, Recipe(JpegSettings(), QualitySettings(min_focus=limit))
+    )
     assert [p is not None for p in kept.payloads] == (result.focus >= limit).tolist()
     assert kept.dropped == {"focus": int((result.focus < limit).sum())}

@@ -1,0 +1,80 @@
+"""What ``histogen tile`` can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from histogen.config import BulkConfig, Settings
+from histogen.tiles.spec import QualitySettings, StainSettings, TissueSettings
+
+
+class TileJpegConfig(Settings):
+    """How tiles are encoded."""
+
+    level: int | Literal["source"] = 90
+    """libjpeg's quality; an unaligned re-encode at 90 keeps an H&E tile within about 43 dB of its source (measured).
+    ``source``: the quantisation tables and the subsampling of the slide; nearly lossless where tile_px and stride_px
+    are multiples of 16 and mpp is the slide's own, since the grid then lies on the slide's own blocks."""
+    subsampling: Literal["420", "422", "444"] = "420"
+    """Chroma subsampling; 4:2:0 is what most scanners write."""
+
+
+class TileConfig(BulkConfig):
+    """Slides and the tiles to cut from them."""
+
+    out: Path = Path("tiles")
+    slides: list[Path]
+    """Slides, folders of slides (of DICOM files), manifests."""
+    tile_px: int = Field(default=256, ge=8)
+    """Side of a tile, pixels; 256 leaves room to crop the 224 of a ViT."""
+    mpp: float | Literal["native"] | list[float] = 0.5
+    """Microns per pixel of the tiles; 0.5 is 20x, the usual of pathology encoders. ``native``: each slide's own.
+    Several: one folder of stores for each."""
+    stride_px: int | None = Field(default=None, ge=1)
+    """Step between tiles, pixels; default: tile_px, no overlap."""
+    edge: Literal["drop", "pad"] = "drop"
+    """Tiles that reach over the slide's border: left out, or filled with white."""
+    reader: Literal["auto", "native", "openslide", "tiatoolbox"] = "auto"
+    slide_mpp: float | None = Field(default=None, gt=0)
+    """Microns per pixel of level 0: goes before what a file states (or does not), after what a manifest states."""
+    tissue: TissueSettings = TissueSettings()
+    min_tissue_fraction: float = Field(default=0.5, ge=0, le=1)
+    max_pen_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Largest share of ink in a kept tile."""
+    roi: Path | None = None
+    """GeoJSON regions outside of which nothing is kept: a file (for one slide), or a folder with one per slide."""
+    quality: QualitySettings = QualitySettings()
+    codec: Literal["jpeg", "source"] = "jpeg"
+    """``source`` copies the slide's stored tiles byte for byte; tile_px and mpp must be the slide's own."""
+    jpeg: TileJpegConfig = TileJpegConfig()
+    stain: StainSettings = StainSettings()
+    annotations: Path | None = None
+    """GeoJSON or AnnotationStore with named regions: a file (for one slide), or a folder with one per slide."""
+    min_label_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Share of a tile that a region's name must cover to become its label."""
+    geojson: bool = False
+    """Write the kept tiles of each slide as GeoJSON too, for QuPath."""
+    threads: int = Field(default=1, ge=1)
+    """Threads per worker; the result does not depend on it."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TileConfig:
+        for mpp in self.mpps:
+            if isinstance(mpp, float) and mpp <= 0:
+                raise ValueError(f"mpp {mpp} is not above zero")
+        if not self.mpps:
+            raise ValueError("mpp is an empty list; give one resolution at least")
+        needs_pixels = self.quality != QualitySettings() or self.stain.method != "none"
+        if self.codec == "source" and (needs_pixels or self.edge == "pad"):
+            raise ValueError("codec=source copies tiles undecoded: quality filters, stain and edge=pad need codec=jpeg")
+        if isinstance(self.jpeg.level, int) and not 1 <= self.jpeg.level <= 100:
+            raise ValueError(f"jpeg.level {self.jpeg.level} is not between 1 and 100")
+        return self
+
+    @property
+    def mpps(self) -> list[float | Literal["native"]]:
+        """The resolutions asked for."""
+        return list(self.mpp) if isinstance(self.mpp, list) else [self.mpp]

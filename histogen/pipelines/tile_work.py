@@ -1,0 +1,277 @@
+"""The two workers of ``histogen tile``: plan a slide (its stores, no pixels of tiles yet), and cut one shard."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import histogen
+from histogen.config import UNRECORDED
+from histogen.errors import SlideError
+from histogen.files import write_atomic
+from histogen.geometry import Extent, Mpp
+from histogen.pipelines.tile_config import TileConfig
+from histogen.slides.base import BaseSlide, open_slide, require_mpp
+from histogen.slides.find import SlideSource
+from histogen.store.jpeg import JpegSettings
+from histogen.store.layout import TILES, Column
+from histogen.store.tile_store import TileStore
+from histogen.tiles.annotations import label_tiles, read_annotations, read_areas, tiles_geojson
+from histogen.tiles.extract import Extracted, Recipe, extract_tiles
+from histogen.tiles.grid import Grid
+from histogen.tiles.plan import SlidePlan, draw_thumbnail, plan_slide
+from histogen.tiles.source_codec import copy_tiles, passthrough_level, passthrough_settings, source_settings
+from histogen.tiles.stain import build_normaliser
+
+COMMAND = "tile"
+SCORES = ("focus", "blank")
+PLACE_KEYS = frozenset({"slides", "annotations", "roi", "mpp", "geojson"})
+"""Keys of the config that a store does not keep: paths, and what it states otherwise."""
+
+
+@dataclass(frozen=True)
+class PlanUnit:
+    """One slide to plan."""
+
+    source: SlideSource
+    config: TileConfig
+    fingerprint: str
+    label_names: tuple[str, ...]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    num_items: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name in messages."""
+        return self.source.slide_id
+
+
+@dataclass(frozen=True)
+class ShardUnit:
+    """One shard to cut; the store knows the rest."""
+
+    store: Path
+    slide: Path
+    shard: int
+    num_items: int
+    threads: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name in messages."""
+        return f"{self.store.stem}/{self.shard}"
+
+
+def store_paths(config: TileConfig, slide_id: str) -> list[Path]:
+    """Return where the stores of a slide are, one for each resolution."""
+    if len(config.mpps) == 1:
+        return [config.out / f"{slide_id}.zarr"]
+    return [config.out / f"mpp-{mpp}" / f"{slide_id}@{mpp}.zarr" for mpp in config.mpps]
+
+
+def plan(unit: PlanUnit) -> dict[str, Any]:
+    """Plan one slide and make its stores, all metadata and columns, no tiles yet. The thumbnail is written first."""
+    slide = open_planned(unit)
+    try:
+        for mpp, path in zip(unit.config.mpps, store_paths(unit.config, unit.source.slide_id), strict=True):
+            if not (path / "zarr.json").exists():
+                _plan_one(unit, slide, build_grid(slide, unit.config, mpp), path)
+    finally:
+        slide.close()
+    return {}
+
+
+def open_planned(unit: PlanUnit) -> BaseSlide:
+    """Open the slide of a unit with the mpp that the manifest or the flag states."""
+    config, source = unit.config, unit.source
+    stated = source.mpp or (Mpp(config.slide_mpp, config.slide_mpp) if config.slide_mpp else None)
+    return open_slide(source.path, mpp=stated, reader=config.reader, slide_id=source.slide_id)
+
+
+def _plan_one(unit: PlanUnit, slide: BaseSlide, grid: Grid, path: Path) -> None:
+    jpeg = tile_settings(slide, grid, unit.config)
+    slide_plan = plan_tiles(unit, slide, grid)
+    folder = unit.config.out / "thumbnails"
+    _write_thumbnail(folder / f"{path.stem}.jpg", draw_thumbnail(slide_plan))
+    columns = _columns(unit, slide_plan)
+    if unit.config.geojson:
+        shares = [{"tissue_fraction": round(v, 4)} for v in slide_plan.tissue_fraction.tolist()]
+        text = tiles_geojson(*slide_plan.positions_l0, grid.size_l0, shares)
+        write_atomic(unit.config.out / "geojson" / f"{path.stem}.geojson", text)
+    TileStore.create(
+        path, kind="slide", store_id=path.stem, tile_px=unit.config.tile_px, mpp=grid.mpp,
+        num_tiles=len(slide_plan.columns), provenance=_provenance(unit, slide, grid), jpeg=jpeg, columns=columns,
+    )  # fmt: skip
+
+
+def plan_tiles(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> SlidePlan:
+    """Return which tiles of ``grid`` are kept.
+
+    Raises:
+        SlideError: none is, or the slide or its region of interest cannot be read.
+    """
+    config = unit.config
+    areas = _beside(unit.source, config.roi, (".geojson", ".db"))
+    if config.roi is not None and areas is None:
+        raise SlideError(f"slide '{unit.source.slide_id}' has no region of interest in '{config.roi}'; add its GeoJSON")
+    return plan_slide(
+        slide, grid, tissue=config.tissue, min_tissue_fraction=config.min_tissue_fraction,
+        max_pen_fraction=config.max_pen_fraction, roi=read_areas(areas) if areas else None,
+    )  # fmt: skip
+
+
+def build_grid(slide: BaseSlide, config: TileConfig, mpp: float | str) -> Grid:
+    """Return the grid of tiles over ``slide``.
+
+    Raises:
+        MissingMppError: the slide's resolution is not known.
+    """
+    slide_mpp = require_mpp(slide)
+    target = slide_mpp.mean if mpp == "native" else float(mpp)
+    stride = config.tile_px if config.stride_px is None else config.stride_px
+    return Grid(slide.extent, slide_mpp, config.tile_px, stride, target, config.edge)
+
+
+def tile_settings(slide: BaseSlide, grid: Grid, config: TileConfig) -> JpegSettings:
+    """Return how the tiles of this slide are encoded.
+
+    Raises:
+        SlideError: the slide's own encoding is asked for and does not fit.
+    """
+    if config.codec == "source":
+        level = passthrough_level(slide, grid)
+        return passthrough_settings(slide.tiff_levels[level])  # type: ignore[attr-defined]
+    if config.jpeg.level == "source":
+        return source_settings(slide, grid)
+    return JpegSettings(level=config.jpeg.level, subsampling=config.jpeg.subsampling)
+
+
+def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> dict[str, Any]:
+    mpp = require_mpp(slide)
+    stated = "manifest" if unit.source.mpp else "flag" if unit.config.slide_mpp else slide.mpp_source
+    return {
+        "command": COMMAND,
+        "histogen": histogen.__version__,
+        "slide": {
+            "slide_id": unit.source.slide_id,
+            "name": unit.source.path.name,
+            "fingerprint": unit.fingerprint,
+            "vendor": slide.vendor,
+            "reader": slide.reader_name,
+            "extent": [slide.extent.width, slide.extent.height],
+            "mpp": [mpp.x, mpp.y],
+            "mpp_source": stated,
+            "objective_power": slide.objective_power,
+            "flags": list(slide.flags()),
+        },
+        "grid": {"stride_px": grid.stride_px, "edge": grid.edge},
+        "config": unit.config.model_dump(mode="json", exclude=set(UNRECORDED | PLACE_KEYS)),
+    }
+
+
+def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
+    x_l0, y_l0 = slide_plan.positions_l0
+    count = len(x_l0)
+    columns: dict[str, Any] = {
+        "x_l0": x_l0.astype(np.float64),
+        "y_l0": y_l0.astype(np.float64),
+        "tissue_fraction": slide_plan.tissue_fraction,
+        "pen_fraction": slide_plan.pen_fraction,
+        "content_hash": np.zeros(count, np.uint64),
+        **{name: np.full(count, np.nan, np.float32) for name in SCORES},
+    }
+    annotations = unit.source.annotations or _beside(unit.source, unit.config.annotations, (".geojson", ".db"))
+    if annotations is not None:
+        names = label_tiles(
+            read_annotations(annotations), x_l0, y_l0, slide_plan.grid.size_l0,
+            min_share=unit.config.min_label_fraction,
+        )  # fmt: skip
+        columns["label"] = Column.categorical(names)
+    elif unit.label_names:
+        columns["label"] = Column.categorical([unit.source.label] * count, unit.label_names)
+    if unit.splits:
+        columns["split"] = Column.categorical([unit.source.split] * count, unit.splits, dtype="int8")
+    if unit.groups:
+        columns["group"] = Column.categorical([unit.source.group] * count, unit.groups, dtype="int32")
+    return columns
+
+
+def _beside(source: SlideSource, where: Path | None, suffixes: Iterable[str]) -> Path | None:
+    """Return ``where`` when it is a file, else the slide's file in the folder ``where``, else None."""
+    if where is None or not where.is_dir():
+        return where
+    names = (source.slide_id, source.path.stem, source.path.name)
+    found = (where / f"{name}{suffix}" for suffix in suffixes for name in names)
+    return next((path for path in found if path.exists()), None)
+
+
+def _write_thumbnail(path: Path, picture: np.ndarray) -> None:
+    _, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    write_atomic(path, encoded.tobytes())
+
+
+def cut_shard(unit: ShardUnit) -> dict[str, Any]:
+    """Cut, encode and write the tiles of one shard; a pure function of the slide and the store's metadata."""
+    cv2.setNumThreads(1)
+    store = TileStore.open_(unit.store)
+    indices = list(store.shard_range(unit.shard))
+    extracted = _extract(store, unit, indices)
+    for name in SCORES:
+        store.write_rows(f"columns/{name}", unit.shard, getattr(extracted, name))
+    hashes = np.array([content_hash(payload) for payload in extracted.payloads], np.uint64)
+    store.write_rows("columns/content_hash", unit.shard, hashes)
+    note = store.write_tiles(unit.shard, extracted.payloads)
+    if extracted.unreadable:
+        note["unreadable"] = {str(indices[at]): sentence for at, sentence in sorted(extracted.unreadable.items())}
+    if extracted.dropped:
+        note["dropped"] = extracted.dropped
+    if extracted.measured:
+        note["squared_error"] = [extracted.squared_error, extracted.measured]
+    store.commit(TILES, unit.shard, note)
+    return {}
+
+
+def _extract(store: TileStore, unit: ShardUnit, indices: list[int]) -> Extracted:
+    provenance = store.provenance
+    settings = TileConfig.model_validate({**provenance["config"], "slides": [], "mpp": store.mpp})
+    grid = grid_of(store)
+    x_l0, y_l0 = (store.read_rows(f"columns/{name}", indices) for name in ("x_l0", "y_l0"))
+    columns, rows = grid.cells_at(x_l0, y_l0)
+    modified, reader = unit.slide.stat().st_mtime_ns, provenance["slide"]["reader"]
+    slide_id = provenance["slide"]["slide_id"]
+    slides = [_open_cached(unit.slide, slide_id, reader, modified, thread) for thread in range(unit.threads)]
+    if settings.codec == "source":
+        return copy_tiles(slides[0], grid, columns, rows)
+    recipe = Recipe(store.jpeg, settings.quality, build_normaliser(settings.stain))
+    return extract_tiles(slides, grid, columns, rows, recipe)
+
+
+def content_hash(payload: bytes | None) -> int:
+    """Return the first 8 bytes of the SHA-256 of a tile's JPEG; 0 for an absent tile."""
+    return int.from_bytes(hashlib.sha256(payload).digest()[:8], "little") if payload else 0
+
+
+@functools.lru_cache(maxsize=4)
+def _open_cached(path: Path, slide_id: str, reader: str, _modified: int, _thread: int) -> BaseSlide:
+    """Neighbouring shards of a slide share its directory and what is decoded already; a thread has its own handle."""
+    return open_slide(path, reader=reader, slide_id=slide_id)
+
+
+def grid_of(store: TileStore) -> Grid:
+    """Return the grid on which the tiles of a store lie.
+
+    Raises:
+        SlideError: the store was not made by ``histogen tile``.
+    """
+    slide, grid = store.provenance.get("slide"), store.provenance.get("grid")
+    if store.mpp is None or slide is None or grid is None:
+        raise SlideError(f"store '{store.path}' does not say how it was tiled; make it again")
+    return Grid(Extent(*slide["extent"]), Mpp(*slide["mpp"]), store.tile_px, grid["stride_px"], store.mpp, grid["edge"])

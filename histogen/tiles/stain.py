@@ -1,0 +1,59 @@
+"""Stain normalisation with TIAToolbox, imported only when it is asked for: it takes seconds and brings torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from histogen.errors import ConfigError, MissingDependencyError
+from histogen.tiles.spec import StainSettings
+
+
+def build_normaliser(settings: StainSettings) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return the function that normalises one tile, uint8 [H, W, 3]; None when no method is set.
+
+    A tile without enough stain to estimate anything from (empty glass) comes back as it is.
+
+    Raises:
+        ConfigError: the reference image cannot be read.
+        MissingDependencyError: TIAToolbox is not installed.
+    """
+    if settings.method == "none" or settings.target is None:
+        return None
+    return functools.partial(_normalise, _fitted(settings.method, settings.target))
+
+
+@functools.lru_cache(maxsize=2)
+def _fitted(method: str, target: Path) -> Any:
+    try:
+        from tiatoolbox.tools.stainnorm import get_normalizer
+    except ImportError as error:
+        raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
+    image = cv2.imread(str(target), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ConfigError(f"stain.target '{target}' cannot be read as an image; give a PNG or JPEG of tissue")
+    normaliser = get_normalizer(method)
+    normaliser.fit(np.ascontiguousarray(image[..., ::-1]))
+    return normaliser
+
+
+def _normalise(normaliser: Any, tile: np.ndarray) -> np.ndarray:
+    try:
+        return np.ascontiguousarray(normaliser.transform(tile.copy()))
+    except (ValueError, np.linalg.LinAlgError):
+        return tile
+
+
+def stain_statistics(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Macenko's stain matrix (float [2, 3]) and the 99th percentiles of both concentrations (float [2])."""
+    from tiatoolbox.tools.stainextract import MacenkoExtractor
+    from tiatoolbox.tools.stainnorm import StainNormalizer
+
+    matrix = MacenkoExtractor().get_stain_matrix(tile)
+    concentrations = StainNormalizer.get_concentrations(tile, matrix)
+    return matrix, np.percentile(concentrations, 99, axis=0)
