@@ -9,7 +9,7 @@ occurs. A draw is therefore a vector of counts over the combinations, and 1,000 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +70,7 @@ def bootstrap_interval(
     ``clusters`` [N] holds the slide or group of each tile; None resamples tiles. A class that a draw misses does
     not count in that draw.
     """
-    table = _tabulate(truth, [predicted], clusters)
+    table = tabulate(truth, [predicted], clusters)
     values = np.concatenate(
         [metric(table.counts(draw, 0, num_classes)) for draw in table.resampled(draws, numpy_rng(seed, "bootstrap"))]
     )
@@ -96,7 +96,7 @@ def paired_difference(
     same, exchanging their predictions on any tile (or whole slide, with ``clusters``) would change nothing. With n
     clusters p cannot fall below 2 / 2^n, as it should be.
     """
-    table = _tabulate(truth, [predicted_a, predicted_b], clusters)
+    table = tabulate(truth, [predicted_a, predicted_b], clusters)
 
     def delta(kept: Counts, swapped: Counts) -> NDArray[np.float64]:
         counts_a = _add(table.counts(kept, 0, num_classes), table.counts(swapped, 1, num_classes))
@@ -114,14 +114,18 @@ def paired_difference(
 
 
 @dataclass(frozen=True)
-class _Table:
-    """How often each combination occurs: ``cells`` [U, 1 + classifiers], ``total`` [U], ``by_cluster`` [G, U]."""
+class Table:
+    """How often each combination occurs: ``cells`` [U, 1 + classifiers], ``total`` [U], ``by_cluster`` [G, U].
+
+    A draw is counts [..., U] over the combinations.
+    """
 
     cells: NDArray[np.int64]
     total: Counts
     by_cluster: Counts | None
 
     def counts(self, draw: Counts, which: int, num_classes: int) -> ClassCounts:
+        """Return the counts per class [..., K] that classifier ``which`` has in a draw."""
         truth, predicted = self.cells[:, 0], self.cells[:, 1 + which]
         codes = np.arange(num_classes)
         is_truth = (truth[:, None] == codes).astype(np.float64)
@@ -154,20 +158,25 @@ class _Table:
             yield make(min(step, draws - start)).astype(np.float64)
 
 
-def _tabulate(
-    truth: NDArray[np.integer], predictions: list[NDArray[np.integer]], clusters: NDArray[np.integer] | None
-) -> _Table:
+def tabulate(
+    truth: NDArray[np.integer], predictions: Sequence[NDArray[np.integer]], clusters: NDArray[np.integer] | None
+) -> Table:
+    """Return the table of ``predictions`` (each [N]) of one or several classifiers on the same tiles.
+
+    Raises:
+        ConfigError: the numbers of tiles differ, or there are none.
+    """
     if not len(truth) or any(column.shape != truth.shape for column in predictions):
         raise ConfigError(f"{len(truth)} true classes do not fit predictions of {[len(p) for p in predictions]} tiles")
     cells, cell_of = np.unique(np.stack([truth, *predictions], axis=1).astype(np.int64), axis=0, return_inverse=True)
     cell_of = cell_of.reshape(-1)
     total = np.bincount(cell_of, minlength=len(cells)).astype(np.float64)
     if clusters is None:
-        return _Table(cells, total, None)
+        return Table(cells, total, None)
     codes, cluster_of = np.unique(clusters, return_inverse=True)
     by_cluster = np.zeros((len(codes), len(cells)))
     np.add.at(by_cluster, (cluster_of.reshape(-1), cell_of), 1.0)
-    return _Table(cells, total, by_cluster)
+    return Table(cells, total, by_cluster)
 
 
 def _add(a: ClassCounts, b: ClassCounts) -> ClassCounts:

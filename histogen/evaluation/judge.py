@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from histogen.config import Settings
-from histogen.evaluation.bootstrap import Difference, bootstrap_interval, paired_difference
 from histogen.evaluation.knn import knn_predict
 from histogen.evaluation.linear import PENALTIES, linear_probe
 from histogen.evaluation.means import mean_difference, mean_interval
-from histogen.evaluation.metrics import METRICS
 from histogen.evaluation.retrieval import average_precisions
 from histogen.evaluation.simpleshot import few_shot_episodes, simpleshot_predict
 from histogen.evaluation.tasks import Task
+from histogen.evaluation.verdicts import Judgement, conclude, difference_json, scores
 
 TestName = Literal["knn", "linear", "simpleshot"]
 Predictions = NDArray[np.int64]
@@ -80,19 +79,6 @@ def predict(
     return probe.predict(queries), {**about, "converged": probe.converged}
 
 
-def scores(task: Task, predicted: Predictions, *, draws: int, seed: int) -> dict[str, Any]:
-    """Return every metric with its interval: ``ci95`` is that of the balanced accuracy."""
-    result: dict[str, Any] = {}
-    for name, metric in METRICS.items():
-        found = bootstrap_interval(
-            task.test_labels, predicted,
-            metric=metric, num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
-        )  # fmt: skip
-        result[name] = found.value
-        result["ci95" if name == "balanced_accuracy" else f"{name}_ci95"] = [found.low, found.high]
-    return result
-
-
 def few_shot_scores(
     task: Task, embeddings: Embeddings, settings: FewShotSettings, *, seed: int, device: str
 ) -> dict[str, Any]:
@@ -115,8 +101,11 @@ def judge(
     seed: int,
     device: str,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+) -> Judgement:
     """Return the results of each encoder, and the differences of every pair (a later one minus an earlier one).
+
+    Encoders called ``NAME#1``, ``NAME#2`` … are runs of one recipe: they are also averaged, and recipes are compared
+    in place of single runs.
 
     ``embeddings`` maps an encoder's name to a function that reads its embeddings [N, D]; one encoder's are held
     at a time. ``advance`` is called after every test.
@@ -140,23 +129,9 @@ def judge(
                 precisions[name], task.test_labels, clusters=task.clusters, draws=settings.draws, seed=seed
             )
             results[name]["retrieval"] = {"map": found.value, "ci95": [found.low, found.high]}
-    pairs = differences(task, predictions, draws=settings.draws, seed=seed)
-    return results, pairs + _retrieval_differences(task, precisions, settings, seed=seed)
-
-
-def differences(
-    task: Task, predictions: Mapping[str, Mapping[str, Predictions]], *, draws: int, seed: int
-) -> list[dict[str, Any]]:
-    """Return the paired differences of every pair of encoders in every test that ``predictions`` holds."""
-    found = []
-    for earlier, later in combinations(predictions, 2):
-        for test, metric in product(predictions[later], ("balanced_accuracy", "macro_f1")):
-            difference = paired_difference(
-                task.test_labels, predictions[later][test], predictions[earlier][test],
-                metric=METRICS[metric], num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
-            )  # fmt: skip
-            found.append(_as_json(later, earlier, f"{test}.{metric}", difference))
-    return found
+    judgement = conclude(task, results, predictions, draws=settings.draws, seed=seed)
+    judgement.differences.extend(_retrieval_differences(task, precisions, settings, seed=seed))
+    return judgement
 
 
 def _average_precisions(task: Task, embeddings: Embeddings, device: str) -> NDArray[np.float64]:
@@ -175,17 +150,5 @@ def _retrieval_differences(
             precisions[later], precisions[earlier], task.test_labels,
             clusters=task.clusters, draws=settings.draws, seed=seed,
         )  # fmt: skip
-        found.append(_as_json(later, earlier, "retrieval.map", difference))
+        found.append(difference_json(later, earlier, "retrieval.map", difference))
     return found
-
-
-def _as_json(a: str, b: str, metric: str, difference: Difference) -> dict[str, Any]:
-    return {
-        "a": a,
-        "b": b,
-        "metric": metric,
-        "delta": difference.delta,
-        "ci95": [difference.low, difference.high],
-        "p": difference.p,
-        "verdict": difference.verdict,
-    }

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from histogen.errors import ConfigError
 from histogen.evaluation.bootstrap import FEW_CLUSTERS
-from histogen.evaluation.judge import differences, scores
 from histogen.evaluation.memorisation import area_under_curve
 from histogen.evaluation.mil import MilSettings, cross_validate
 from histogen.evaluation.splits import Split
 from histogen.evaluation.tasks import Task
+from histogen.evaluation.verdicts import Judgement, conclude, scores
 
 Bags = Sequence[NDArray[np.floating]]
 
@@ -73,7 +73,7 @@ def judge_slides(
     seed: int,
     device: str,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+) -> Judgement:
     """Return each encoder's results (under ``mil``) and the differences of every pair, like :func:`.judge.judge`."""
     task = slides.task
     results: dict[str, dict[str, Any]] = {}
@@ -89,7 +89,7 @@ def judge_slides(
         results[name] = {"mil": {**found, "auc": macro_auc(probabilities, slides.labels), "protocol": "abmil-cv"}}
         predictions[name] = {"mil": predicted}
         advance()
-    return results, differences(task, predictions, draws=draws, seed=seed)
+    return conclude(task, results, predictions, draws=draws, seed=seed)
 
 
 def macro_auc(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

@@ -91,7 +91,7 @@ def fit_slides(
         torch.manual_seed(derive_seed(seed, "abmil"))
         network = GatedAttention(bags[0].shape[1], num_classes, settings).to(where)
         optimiser = torch.optim.AdamW(
-            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         num_steps = settings.epochs * len(bags)
         counts = np.bincount(labels, minlength=num_classes)

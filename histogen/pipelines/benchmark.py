@@ -21,6 +21,7 @@ from histogen.evaluation.judge import JudgeSettings, judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
 from histogen.evaluation.mil import MilSettings
 from histogen.evaluation.tasks import Task, build_task, caveats
+from histogen.evaluation.verdicts import Judgement
 from histogen.files import write_atomic
 from histogen.pipelines import embed
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
@@ -40,7 +41,8 @@ class BenchmarkConfig(BulkConfig):
     tiles: list[Path] = Field(min_length=1)
     """Tile stores with a column of labels."""
     encoders: list[str] = Field(min_length=1)
-    """Encoders as ``SPEC`` or ``NAME=SPEC``; a difference is a later one minus an earlier one."""
+    """Encoders as ``SPEC`` or ``NAME=SPEC``; a difference is a later one minus an earlier one. ``NAME#1=…``,
+    ``NAME#2=…`` are runs of one recipe with different seeds: they are averaged, and recipes compared."""
     label: str = "label"
     """The categorical column to tell."""
     group: str = "group"
@@ -71,9 +73,10 @@ def run(config: BenchmarkConfig) -> Outcome:
     if failures:
         return Outcome(out, "no encoder was judged: some tiles could not be embedded", tuple(failures))
     embeddings = {name: partial(_read_embeddings, config.tiles, card.name) for name, card in cards.items()}
-    results, differences = _judge(config, task, None if slides is None else slides[0], embeddings, device)
-    encoders = [{"name": n, "spec": specs[n], "card": cards[n].to_json(), **results[n]} for n in specs]
-    benchmark = {**describe(task, config), "encoders": encoders, "differences": differences}
+    found = _judge(config, task, None if slides is None else slides[0], embeddings, device)
+    encoders = [{"name": n, "spec": specs[n], "card": cards[n].to_json(), **found.results[n]} for n in specs]
+    benchmark = {**describe(task, config), "encoders": encoders, "groups": found.groups}
+    benchmark["differences"] = found.differences
     benchmark["notes"] = (caveats(task) if slides is None else slides[1]) + encoder_notes(encoders)
     write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
     write_atomic(out / TABLE_NAME, benchmark_table(benchmark))
@@ -180,7 +183,7 @@ def _judge(
     slides: SlideTask | None,
     embeddings: dict[str, partial[NDArray[np.float32]]],
     device: str,
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+) -> Judgement:
     if slides is not None:
         with progress_bar("benchmark", total=len(embeddings), unit="encoders") as bar:
             return judge_slides(

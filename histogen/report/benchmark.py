@@ -44,7 +44,7 @@ def benchmark_section(benchmark: Mapping[str, Any]) -> page.Section:
         "classes": len(benchmark["classes"]),
         f"test {clusters['unit']}s resampled": f"{clusters['count']:,}",
     }
-    blocks = [page.facts(counts), page.table(*score_table(benchmark)), _accuracy_plot(benchmark["encoders"])]
+    blocks = [page.facts(counts), page.table(*score_table(benchmark)), _accuracy_plot(rows_of_encoders(benchmark))]
     if retrieval_table(benchmark)[1]:
         blocks.append(page.table(*retrieval_table(benchmark)))
     if benchmark["differences"]:
@@ -62,12 +62,22 @@ def benchmark_section(benchmark: Mapping[str, Any]) -> page.Section:
     )
 
 
+def rows_of_encoders(benchmark: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the means of recipes run several times, then the single encoders."""
+    groups = [
+        {**group, "name": f"{group['name']}, mean of {len(group['runs'])}"}
+        for group in benchmark.get("groups", [])
+        if len(group["runs"]) > 1
+    ]
+    return [*groups, *benchmark["encoders"]]
+
+
 def score_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows: one row per test and encoder, balanced accuracy and macro F1 in percent."""
     header = ["test", "encoder", "balanced accuracy %", "macro F1 %"]
     rows = []
     for test, title in TESTS.items():
-        for encoder in benchmark["encoders"]:
+        for encoder in rows_of_encoders(benchmark):
             if test in encoder and test != "retrieval":
                 result = encoder[test]
                 accuracy = interval_text(result["balanced_accuracy"], result["ci95"])
@@ -104,7 +114,7 @@ def interval_text(value: float, interval: Sequence[float]) -> str:
 
 
 def _detail(difference: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
-    encoders = {encoder["name"]: encoder for encoder in benchmark["encoders"]}
+    encoders = {one["name"]: one for one in [*benchmark["encoders"], *benchmark.get("groups", [])]}
     test = difference["metric"].partition(".")[0]
     values = [
         f"{name} {interval_text(encoders[name][test]['balanced_accuracy'], encoders[name][test]['ci95'])} %"

@@ -70,9 +70,11 @@ def test_judge_gives_every_pair_and_few_shot_figures() -> None:
     good = rng.normal(size=(180, 8)) + 3 * np.eye(8)[labels]
     noise = rng.normal(size=(180, 8))
     settings = JudgeSettings(tests=("knn",), few_shot={"shots": (2, 8), "episodes": 20}, draws=100)
-    results, differences = judge(
+    found = judge(
         task, {"noise": lambda: noise, "good": lambda: good, "same": lambda: good}, settings, seed=0, device="cpu"
     )
+    results, differences = found.results, found.differences
+    assert found.groups == []
     assert results["good"]["knn"]["balanced_accuracy"] > 0.9
     assert results["noise"]["knn"]["balanced_accuracy"] < 0.6
     assert results["good"]["few_shot"]["8"]["mean"] > results["good"]["few_shot"]["2"]["mean"] > 0.6
@@ -81,6 +83,30 @@ def test_judge_gives_every_pair_and_few_shot_figures() -> None:
     assert pairs["same", "good"]["delta"] == 0.0
     assert pairs["same", "good"]["verdict"] == "no difference shown"
     assert set(pairs) == {("good", "noise"), ("same", "noise"), ("same", "good")}
+
+
+def test_runs_of_one_recipe_are_averaged_and_recipes_compared() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1, 2], 100)
+    codes = np.where(rng.random(300) < 0.4, 1, 0)
+    task = build_task(labels, ("a", "b", "c"), groups=None, split_codes=codes, split_names=("train", "test"), seed=0)
+    embeddings = {
+        f"{name}#{run}": (
+            lambda s=strength, r=run: np.random.default_rng(r).normal(size=(300, 8)) + s * np.eye(8)[labels]
+        )
+        for name, strength in (("DINO", 1.0), ("Gen-DINO", 3.0))
+        for run in range(3)
+    }
+    found = judge(task, embeddings, JudgeSettings(tests=("knn",), draws=100), seed=0, device="cpu")
+    dino, gen_dino = found.groups
+    singles = [found.results[f"DINO#{run}"]["knn"]["balanced_accuracy"] for run in range(3)]
+    assert dino["runs"] == ["DINO#0", "DINO#1", "DINO#2"]
+    assert dino["knn"]["balanced_accuracy"] == pytest.approx(np.mean(singles))
+    assert dino["knn"]["balanced_accuracy_sd"] == pytest.approx(np.std(singles, ddof=1))
+    (difference,) = (d for d in found.differences if d["metric"] == "knn.balanced_accuracy")
+    assert (difference["a"], difference["b"], difference["runs_a"]) == ("Gen-DINO", "DINO", 3)
+    assert difference["delta"] == pytest.approx(gen_dino["knn"]["balanced_accuracy"] - np.mean(singles))
+    assert difference["verdict"] == "better"
 
 
 def test_small_problems_use_one_thread_and_give_the_others_back() -> None:

@@ -40,6 +40,15 @@ def test_text_and_markdown_hold_every_figure_and_note(benchmark_json: dict[str, 
     assert "| DINO | 50.0 [40.0, 60.0] |" in benchmark_table(benchmark_json)
 
 
+def test_recipes_come_before_their_runs(benchmark_json: dict[str, Any]) -> None:
+    runs = benchmark_json["encoders"]
+    benchmark_json["groups"] = [{**runs[0], "name": "DINO", "runs": ["DINO#0", "DINO#1"]}]
+    lines = benchmark_text(benchmark_json).splitlines()
+    assert lines[1].split("  ")[0] == "k-NN"
+    assert "DINO, mean of 2" in lines[1]
+    assert "DINO" in lines[2]
+
+
 def copies(flagged_share: float, judged: int = 1000, held_out: int = 1000) -> dict[str, Any]:
     return {
         "set": "generative", "judged": judged, "plain": 3, "held_out": held_out, "quantile": 0.01,
