@@ -64,7 +64,7 @@ class SlideRow:
     vendor: str = ""
     reader: str = ""
     loss_db: float | None = None
-    """Peak signal to noise ratio of the encoding, on every 64th tile."""
+    """Peak signal to noise ratio of the encoding, on every 256th tile."""
     failures: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,10 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from histogen.errors import SlideError
+
+MALFORMED = (
+    ValueError, KeyError, TypeError, AttributeError, OSError, sqlite3.Error, zlib.error, shapely.errors.ShapelyError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,16 @@ def read_areas(path: Path) -> list[Region]:
         raise SlideError(f"annotations '{path}' do not exist; check the path")
     try:
         return _from_store(path) if path.suffix == ".db" else _from_geojson(path)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, shapely.errors.ShapelyError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        sqlite3.Error,
+        zlib.error,
+        shapely.errors.ShapelyError,
+    ) as error:
         kind = "an AnnotationStore" if path.suffix == ".db" else "GeoJSON"
         raise SlideError(f"annotations '{path}' are not {kind} ({error}); export them again") from error
 
@@ -61,13 +77,12 @@ def _from_geojson(path: Path) -> list[Region]:
 
 
 def _from_store(path: Path) -> list[Region]:
-    from tiatoolbox.annotation.storage import SQLiteStore
-
-    store = SQLiteStore(path)
-    try:
-        return _regions((annotation.geometry, annotation.properties) for annotation in store.values())
-    finally:
-        store.close()
+    """Read the table of an ``SQLiteStore`` directly: TIAToolbox's class needs SQLite extensions, a table does not."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        packed = connection.execute("SELECT value FROM metadata WHERE key = 'compression'").fetchone()
+        rows = connection.execute("SELECT geometry, properties FROM annotations WHERE geometry IS NOT NULL").fetchall()
+    unpack = zlib.decompress if packed and json.loads(packed[0]) == "zlib" else bytes
+    return _regions((shapely.from_wkb(unpack(geometry)), json.loads(properties)) for geometry, properties in rows)
 
 
 def _regions(shapes: Iterable[tuple[BaseGeometry, Mapping[str, Any]]]) -> list[Region]:

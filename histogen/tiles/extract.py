@@ -20,7 +20,7 @@ RUN_TILES = 16
 BLOCK_PIXELS = 16_000_000
 """Slide pixels in one row of a block of columns (with what is decoded above and below it): half of the cache of
 :mod:`histogen.slides.native`, so that what is decoded for one row is still there for the next."""
-LOSS_EVERY = 64
+LOSS_EVERY = 256
 """Every so many tiles the encoding's loss is measured."""
 
 Run = tuple[tuple[int, int], list[int]]

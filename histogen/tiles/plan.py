@@ -76,7 +76,7 @@ def plan_slide(
         raise SlideError(
             f"slide '{slide.slide_id}' has no tile with {min_tissue_fraction:.0%} of tissue "
             f"(method {tissue.method}; the best of {len(columns)} tiles has {fraction.max():.0%}); "
-            f"try tissue.faint=true, another tissue.method or a lower min_tissue_fraction{', or another roi' * bool(roi)}"
+            "try tissue.faint=true, another tissue.method, a lower min_tissue_fraction, or a larger roi"
         )
     return SlidePlan(grid, columns[keep], rows[keep], fraction[keep], pen[keep], mask, overview)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 import histogen
@@ -236,3 +240,200 @@ def test_real_slides_tile_through(real_data: Path, tmp_path: Path) -> None:
     assert dicom.provenance["slide"]["vendor"] == "dicom"
     assert np.array_equal(svs.read_rows("columns/x_l0"), dicom.read_rows("columns/x_l0"))
     assert np.abs(svs.read_tile(20).astype(int) - dicom.read_tile(20)).mean() < 6
+
+
+def test_threads_do_not_change_a_byte(slides: Path, tmp_path: Path) -> None:
+    tile(slides, tmp_path / "a", mpp=0.61, **DENSE)
+    tile(slides, tmp_path / "b", mpp=0.61, threads=3, **DENSE)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize("abbreviated", [False, True])
+def test_passthrough_copies_the_slide_s_own_bytes(tmp_path: Path, abbreviated: bool) -> None:
+    """Aperio's abbreviated RGB streams carry no tables; the store's codec keeps them; OpenSlide's pixels come out."""
+    path = tmp_path / "slide.svs"
+    draw_slide(tmp_path / "drawn.svs", seed=3, extent=SMALL, region_um=250)
+    pixels = NativeSlide(tmp_path / "drawn.svs").read_level(0, 0, 0, Extent(1280, 1024))
+    write_own_tiles(path, pixels, abbreviated=abbreviated)
+    outcome = tile(path, tmp_path / "tiles", tile_px=256, mpp="native", codec="source", min_tissue_fraction=0.2)
+    assert outcome.exit_code == 0
+    store, source = TileStore.open_(tmp_path / "tiles" / "slide.zarr"), NativeSlide(path)
+    reference = open_slide(path, reader="openslide")
+    group = zarr.open_group(store.path, mode="r")
+    x, y = (store.read_rows(f"columns/{name}") for name in ("x_l0", "y_l0"))
+    assert store.num_tiles >= 5
+    for index in range(store.num_tiles):
+        at = int(y[index] / 256) * 5 + int(x[index] / 256)
+        assert store.read_payload(index) == source.read_payload(0, at)
+        expected = reference.read_level(0, int(x[index]), int(y[index]), Extent(256, 256))
+        assert np.array_equal(store.read_tile(index), expected)
+        assert np.array_equal(group["tiles"][index], expected)
+
+
+def write_own_tiles(path: Path, pixels: np.ndarray, *, abbreviated: bool) -> None:
+    """Write an Aperio-like file whose JPEG streams are made here: whole, or RGB with the tables kept apart."""
+    settings = {"subsampling": "444", "outcolorspace": "RGB"} if abbreviated else {"subsampling": "420"}
+    parts = [
+        pixels[top : top + 256, left : left + 256]
+        for top in range(0, pixels.shape[0], 256)
+        for left in range(0, pixels.shape[1], 256)
+    ]
+    streams = [
+        bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(p), level=70, colorspace="RGB", **settings)) for p in parts
+    ]
+    tables = None
+    if abbreviated:
+        first = streams[0]
+        kept, taken, at = [], [], 2
+        while first[at + 1] != 0xDA:
+            end = at + 2 + int.from_bytes(first[at + 2 : at + 4], "big")
+            (taken if first[at + 1] in (0xDB, 0xC4) else kept).append(first[at:end])
+            at = end
+        tables = b"\xff\xd8" + b"".join(taken) + b"\xff\xd9"
+        for segment in taken:
+            streams = [stream.replace(segment, b"", 1) for stream in streams]
+    tifffile.imwrite(
+        path, iter(streams), shape=pixels.shape, dtype=np.uint8, tile=(256, 256), compression="jpeg",
+        photometric="rgb" if abbreviated else "ycbcr", subsampling=(1, 1) if abbreviated else (2, 2),
+        jpegtables=tables, description="Aperio Image Library v1\r\nx|AppMag = 20|MPP = 0.5", metadata=None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tile_px": 64}, "stores tiles of 256 x 256 px; use tile_px=256"),
+        ({"tile_px": 256, "mpp": 0.6}, "has levels of 0.5, 2 mpp, none of 0.6; use mpp=native"),
+        ({"tile_px": 256, "reader": "openslide"}, "gives no stored tiles; use codec=jpeg"),
+    ],
+)
+def test_passthrough_that_does_not_fit_says_what_would(
+    slides: Path, tmp_path: Path, settings: dict, message: str
+) -> None:
+    outcome = tile([slides / "s0.svs"], tmp_path / "tiles", codec="source", **settings)
+    assert outcome.exit_code == 1
+    assert message in outcome.failures[0]
+
+
+def test_the_source_s_tables_on_its_own_blocks_lose_least(slides: Path, tmp_path: Path) -> None:
+    losses = {}
+    for name, settings in {
+        "source": {"jpeg": {"level": "source"}},
+        "plain": {"jpeg": {"level": 85}, "tile_px": 72},
+    }.items():
+        tile([slides / "s0.svs"], tmp_path / name, **settings)
+        losses[name] = json.loads((tmp_path / name / "report.json").read_text())["slides"][0]["loss_db"]
+    assert TileStore.open_(tmp_path / "source" / "s0.zarr").jpeg.level == 85
+    assert losses["source"] > 50 > losses["plain"]
+
+
+def test_several_resolutions_in_one_pass(slides: Path, tmp_path: Path) -> None:
+    outcome = tile([slides / "s0.svs"], tmp_path / "tiles", mpp=[0.5, 1.0])
+    fine = TileStore.open_(tmp_path / "tiles" / "mpp-0.5" / "s0@0.5.zarr")
+    coarse = TileStore.open_(tmp_path / "tiles" / "mpp-1.0" / "s0@1.0.zarr")
+    assert (fine.mpp, coarse.mpp) == (0.5, 1.0)
+    assert outcome.results["tiles"] == fine.num_tiles + coarse.num_tiles
+    x, y = (coarse.read_rows(f"columns/{name}") for name in ("x_l0", "y_l0"))
+    middle = coarse.num_tiles // 2
+    slide = open_slide(slides / "s0.svs", reader="openslide")
+    region = slide.read_level(0, int(x[middle]), int(y[middle]), Extent(128, 128)).astype(float)
+    halves = region.reshape(64, 2, 64, 2, 3).mean((1, 3))
+    assert np.abs(coarse.read_tile(middle) - halves).mean() < 6
+
+
+def test_region_of_interest_in_and_kept_tiles_out_as_geojson(slides: Path, tmp_path: Path) -> None:
+    left = [[0, 0], [750, 0], [750, 1100], [0, 1100], [0, 0]]
+    roi = {"features": [{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [left]}, "properties": {}}]}
+    (tmp_path / "roi.geojson").write_text(json.dumps(roi))
+    tile([slides / "s0.svs"], tmp_path / "part", roi=tmp_path / "roi.geojson", geojson=True)
+    tile([slides / "s0.svs"], tmp_path / "all")
+    part, whole = (TileStore.open_(tmp_path / name / "s0.zarr") for name in ("part", "all"))
+    x_part, x_whole = (store.read_rows("columns/x_l0") for store in (part, whole))
+    assert len(x_part) == (x_whole + 32 <= 750).sum() < len(x_whole)
+    features = json.loads((tmp_path / "part" / "geojson" / "s0.geojson").read_text())["features"]
+    assert [f["geometry"]["coordinates"][0][0][0] for f in features] == x_part.tolist()
+    (tmp_path / "empty").mkdir()
+    without = tile([slides / "s0.svs"], tmp_path / "none", roi=tmp_path / "empty")
+    assert "slide 's0' has no region of interest" in without.failures[0]
+
+
+class LoadsNothing(sqlite3.Connection):
+    """A connection for Pythons that were built without SQLite extensions, which TIAToolbox asks for."""
+
+    def enable_load_extension(self, enabled: bool) -> None:
+        """Do nothing."""
+
+
+def test_labels_from_an_annotation_store(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shapely.geometry import box
+    from tiatoolbox.annotation.storage import Annotation, SQLiteStore
+
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=LoadsNothing))
+    store = SQLiteStore(tmp_path / "s0.db")
+    store.append(Annotation(box(0, 0, 750, 1100), {"type": "left"}))
+    store.append(Annotation(box(750, 0, 1500, 1100), {"type": "right"}))
+    store.commit()
+    store.close()
+    tile([slides / "s0.svs"], tmp_path / "tiles", annotations=tmp_path)
+    tiles = histogen.open_tiles(tmp_path / "tiles")
+    assert tiles.categories("label") == ["left", "right"]
+    assert ((tiles.column("x_l0") + 32 > 750) == (tiles.column("label") == 1)).all()
+
+
+def test_padding_keeps_the_border(tmp_path: Path) -> None:
+    pixels = np.full((200, 300, 3), (180, 110, 160), np.uint8)
+    write_svs(tmp_path / "s.svs", pixels, mpp=0.5, downsamples=())
+    flat = {"tissue": {"method": "none", "remove_pen": False}, "min_tissue_fraction": 0.0}
+    tile([tmp_path / "s.svs"], tmp_path / "drop", tile_px=128, **flat)
+    tile([tmp_path / "s.svs"], tmp_path / "pad", tile_px=128, edge="pad", **flat)
+    drop, pad = (TileStore.open_(tmp_path / name / "s.zarr") for name in ("drop", "pad"))
+    assert (drop.num_tiles, pad.num_tiles) == (2, 6)
+    corner = pad.read_tile(5)
+    assert np.abs(corner[:64, :36].astype(int) - (180, 110, 160)).max() <= 3
+    assert corner[80:, 50:].min() >= 252
+    report = json.loads((tmp_path / "drop" / "report.json").read_text())
+    assert report["duplicates"] == 1
+
+
+def test_stain_normalisation_brings_slides_together(slides: Path, tmp_path: Path) -> None:
+    """Oracle: the spread between slides of the tiles' mean colour, which normalisation must shrink."""
+    import cv2
+
+    reference = open_slide(slides / "s1.svs").thumbnail(400)
+    cv2.imwrite(str(tmp_path / "target.png"), reference[..., ::-1])
+    stain = {"method": "reinhard", "target": str(tmp_path / "target.png")}
+    distances = []
+    for name, settings in {"plain": {}, "normal": {"stain": stain}}.items():
+        tile(slides, tmp_path / name, min_tissue_fraction=1.0, **settings)
+        tiles = histogen.open_tiles(tmp_path / name)
+        means = tiles.read_tiles(np.arange(len(tiles))).mean((1, 2))
+        of = tiles.store_of(np.arange(len(tiles)))
+        distances.append(np.abs(means[of == 0].mean(0) - means[of == 1].mean(0)).mean())
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_97_of_100_are_done(tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    plain = np.full((130, 150, 3), (190, 120, 170), np.uint8)
+    for number in range(100):
+        pixels = np.clip(plain + rng.normal(0, 12, plain.shape), 0, 255).astype(np.uint8)
+        write_svs(folder / f"n{number:03d}.svs", pixels, mpp=0.5, downsamples=())
+    content = (folder / "n010.svs").read_bytes()
+    (folder / "n010.svs").write_bytes(content[: len(content) // 2])
+    (folder / "n020.svs").write_bytes(bytes(len(content)))
+    hurt = NativeSlide(folder / "n030.svs").tiff_levels[0]
+    with (folder / "n030.svs").open("r+b") as file:
+        file.seek(int(hurt.offsets[0]))
+        file.write(b"\0" * int(hurt.sizes[0]))
+    outcome = tile(folder, tmp_path / "tiles", tissue={"method": "none", "remove_pen": False})
+    rows = json.loads((tmp_path / "tiles" / "report.json").read_text())["slides"]
+    failed = [row["slide_id"] for row in rows if row["failures"]]
+    assert outcome.exit_code == 1
+    assert failed == ["n010", "n020", "n030"]
+    assert sum(row["tiles"] == 4 for row in rows) == 97
+    page = (tmp_path / "tiles" / "report.html").read_text()
+    assert page.count("<td>n0") == 100
+    assert "n010.svs&#x27; cannot be opened: the file is cut" in page
