@@ -1,0 +1,209 @@
+"""Tiles per CPU-second of whole runs on a 20,224 x 20,224 slide, ours and others' in turn, from start to exit.
+
+    python benchmarks/tile_slide.py --folder /tmp/bench [--hs2p PYTHON_WITH_HS2P] [--repeats 3] [--only NAMES]
+
+CPU seconds are user + system of the whole process (wait4), imports and planning included, so a busy machine hardly
+matters; the medians of interleaved runs are printed. Every tool cuts every tile: no tissue is looked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from big_slide import TILE_PX, build, num_tiles
+from common import machine
+
+from histogen.geometry import Extent
+from histogen.slides.base import open_slide
+from histogen.slides.native import NativeSlide
+from histogen.store.tile_store import TileStore
+
+PX, MPP, SCANNED = 224, 0.5, 0.2325
+
+HS2P = """
+import sys, shutil
+from pathlib import Path
+from hs2p import FilterConfig, SegmentationConfig, SlideSpec, TilingConfig, tile_slides
+slide, out, mpp, px = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+made = tile_slides([SlideSpec(sample_id="s", image_path=slide)], output_dir=out, num_workers=1, save_tiles=True,
+    tiling=TilingConfig(backend="openslide", requested_spacing_um=mpp, requested_tile_size_px=px, tolerance=1e-4,
+                        overlap=0.0),
+    segmentation=SegmentationConfig(method="hsv", downsample=16), filtering=FilterConfig(), preview=None)
+print("TILES", made[0].num_tiles)
+"""
+TIATOOLBOX = """
+import sys
+from tiatoolbox.tools.patchextraction import SlidingWindowPatchExtractor
+from tiatoolbox.wsicore.wsireader import WSIReader
+slide, _, mpp, px = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+patches = SlidingWindowPatchExtractor(WSIReader.open(slide), patch_size=px, stride=px, resolution=mpp, units="mpp")
+import resource
+before = resource.getrusage(resource.RUSAGE_SELF)
+count = min(len(patches), 1500)
+for index in range(count):
+    patches[index]
+after = resource.getrusage(resource.RUSAGE_SELF)
+print("TILES", count)
+print("CPU", after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+"""
+
+
+@dataclass
+class Run:
+    tiles: int
+    cpu: float
+    wall: float
+    rss_mb: float
+
+
+def measure(command: list[str], out: Path) -> Run:
+    """Run a command to its end; what it printed as TILES (and CPU) counts, else the report of ours."""
+    import time
+
+    shutil.rmtree(out, ignore_errors=True)
+    start = time.monotonic()
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as p:
+        assert p.stdout is not None
+        printed = dict(line.split(" ", 1) for line in p.stdout.read().splitlines() if line[:4] in ("TILE", "CPU "))
+        _, status, usage = os.wait4(p.pid, 0)
+        p.returncode = os.waitstatus_to_exitcode(status)
+    if p.returncode:
+        raise SystemExit(f"{command} exited with {p.returncode}")
+    tiles = int(printed["TILES"]) if "TILES" in printed else json.loads((out / "report.json").read_text())["tiles"]
+    cpu = float(printed.get("CPU", usage.ru_utime + usage.ru_stime))
+    return Run(tiles, cpu, time.monotonic() - start, usage.ru_maxrss / 1024)
+
+
+def ours(slide: Path, out: Path, *settings: str, px: int = PX, mpp: str = str(MPP)) -> list[str]:
+    plain = ["tissue.method=none", "tissue.remove_pen=false", "min_tissue_fraction=0", f"tile_px={px}", f"mpp={mpp}"]
+    sets = [part for setting in (*plain, *settings) for part in ("--set", setting)]
+    return [sys.executable, "-m", "histogen", "tile", str(slide), "--out", str(out), *sets]
+
+
+def compare(title: str, commands: dict[str, tuple[list[str], Path]], repeats: int) -> dict[str, Run]:
+    """Print a table of medians of interleaved runs; the first command is what the others are compared with."""
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for _ in range(repeats):
+        for name, (command, out) in commands.items():
+            runs[name].append(measure(command, out))
+    print(f"\n{title}")
+    medians = {}
+    for name, all_runs in runs.items():
+        cpu, wall = (statistics.median(getattr(r, key) for r in all_runs) for key in ("cpu", "wall"))
+        medians[name] = Run(all_runs[0].tiles, cpu, wall, max(r.rss_mb for r in all_runs))
+        rate = all_runs[0].tiles / cpu
+        first = next(iter(medians.values()))
+        print(
+            f"  {name:<40s} {all_runs[0].tiles:>6,} tiles {rate:>8,.0f} /CPU-s {all_runs[0].tiles / wall:>9,.0f} /s"
+            f" {medians[name].rss_mb:>6,.0f} MB   first is {first.tiles / first.cpu / rate:.2f} x"
+        )
+    return medians
+
+
+def against_openslide(store: TileStore, slide_path: Path, count: int = 200) -> float:
+    """The least PSNR, dB, of random tiles against OpenSlide's pixels."""
+    slide = open_slide(slide_path, reader="openslide")
+    x, y = (store.read_rows(f"columns/{name}") for name in ("x_l0", "y_l0"))
+    worst = 99.0
+    for index in np.random.default_rng(0).choice(store.num_tiles, count, replace=False).tolist():
+        expected = slide.read_level(0, round(x[index]), round(y[index]), Extent(store.tile_px, store.tile_px))
+        error = ((store.read_tile(index).astype(float) - expected) ** 2).mean()
+        worst = min(worst, 20 * np.log10(255) - 10 * np.log10(max(error, 1e-9)))
+    return worst
+
+
+def passthrough(folder: Path, slide: Path, repeats: int) -> None:
+    out = folder / "passthrough"
+    command = ours(slide, out, "codec=source", px=TILE_PX, mpp="native")
+    runs, rates = [], []
+    for _ in range(repeats):
+        runs.append(measure(command, out))
+        seconds = json.loads((out / "report.json").read_text())["seconds"]["tile"]
+        rates.append(runs[-1].tiles / max(seconds, 1e-3))
+    source, store = NativeSlide(slide), TileStore.open_(next(out.glob("*.zarr")))
+    equal = sum(store.read_payload(i) == source.read_payload(0, i) for i in range(store.num_tiles))
+    best = max(runs, key=lambda r: r.tiles / r.cpu)
+    print(
+        f"\nPassthrough of {slide.name}: {best.tiles:,} tiles, whole process {best.tiles / best.cpu:,.0f} /CPU-s, "
+        f"cutting stage {max(rates):,.0f} /s wall; {equal:,} payloads equal the slide's; "
+        f"least PSNR against OpenSlide {against_openslide(store, slide, 50):.1f} dB (99 is equality)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--hs2p", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="native,resample,passthrough,source,threads")
+    arguments = parser.parse_args()
+    folder, repeats, only = arguments.folder, arguments.repeats, arguments.only.split(",")
+    plain = build(folder / "ycc_0.5.svs", mpp=MPP)
+    scanned = build(folder / "ycc_0.2325.svs", mpp=SCANNED)
+    print(machine("imagecodecs", "openslide-python", "tiatoolbox", "tifffile"))
+
+    def contest(slide: Path) -> dict[str, tuple[list[str], Path]]:
+        out = folder / "out"
+        commands = {
+            "histogen tile (native reader)": (ours(slide, out), out),
+            "histogen tile (reader=openslide)": (ours(slide, folder / "out-os", "reader=openslide"), folder / "out-os"),
+        }
+        others = {"TIAToolbox SlidingWindow, reading only": (Path(sys.executable), TIATOOLBOX)}
+        if arguments.hs2p:
+            others["hs2p save_tiles (tar of JPEG)"] = (arguments.hs2p, HS2P)
+        for name, (python, code) in others.items():
+            commands[name] = ([str(python), "-c", code, str(slide), str(folder / "peer"), str(MPP), str(PX)],
+                              folder / "peer")  # fmt: skip
+        return commands
+
+    steps: dict[str, Callable[[], None]] = {}
+
+    def native() -> None:
+        compare(f"{PX} px at the slide's {MPP} mpp, q90", contest(plain), repeats)
+        worst = against_openslide(TileStore.open_(folder / "out" / "ycc_0.5.zarr"), plain)
+        print(f"  least PSNR of 200 tiles against OpenSlide: {worst:.1f} dB; tiles possible: {num_tiles(PX):,}")
+
+    def source() -> None:
+        out = folder / "source"
+        for settings in ((), ("jpeg.level=source",)):
+            measure(ours(plain, out, *settings), out)
+            row = json.loads((out / "report.json").read_text())["slides"][0]
+            print(f"\nLoss of re-encoding on the slide's own blocks, {settings or 'q90'}: {row['loss_db']} dB")
+        measure(ours(plain, out, "tile_px=225"), out)
+        row = json.loads((out / "report.json").read_text())["slides"][0]
+        print(f"Loss off the blocks (225 px), q90: {row['loss_db']} dB")
+
+    def threads() -> None:
+        out = folder / "threads"
+        medians = compare("Threads", {f"{n} threads": (ours(plain, out, f"threads={n}"), out) for n in (1, 2)}, repeats)
+        one, two = medians.values()
+        print(f"  2 threads: {one.wall / two.wall:.2f} x wall")
+
+    steps["native"] = native
+    steps["resample"] = lambda: void(compare(f"{PX} px, {SCANNED} to {MPP} mpp", contest(scanned), repeats))
+    steps["passthrough"] = lambda: [
+        passthrough(folder, s, repeats) for s in (plain, build(folder / "rgb_0.5.svs", abbreviated=True))
+    ].clear()
+    steps["source"] = source
+    steps["threads"] = threads
+    for name in only:
+        steps[name]()
+
+
+def void(_: object) -> None:
+    """Forget a result."""
+
+
+if __name__ == "__main__":
+    main()
