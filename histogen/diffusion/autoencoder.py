@@ -70,11 +70,17 @@ def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoenc
 
 
 def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
-    """Open a diffusers autoencoder folder, frozen and in evaluation mode; a run folder of train-autoencoder will do.
+    """Open a diffusers autoencoder, frozen and in evaluation mode.
+
+    ``folder`` is a run of train-autoencoder, a diffusers folder, or a file of weights in latent-diffusion's layout.
 
     Raises:
         ConfigError: there is no ``AutoencoderKL`` or ``VQModel`` there.
     """
+    if folder.is_file():
+        from histogen.diffusion.published import load_ldm_autoencoder
+
+        return load_ldm_autoencoder(folder).eval().requires_grad_(False).to(device)
     inner = folder / "autoencoder"
     folder = inner if (inner / "config.json").exists() else folder
     if not (folder / "config.json").exists():
@@ -94,7 +100,7 @@ def run_folder(folder: Path) -> Path:
 
 def autoencoder_name(autoencoder: Autoencoder, folder: Path) -> str:
     """Return the name under which its latents are stored: the run's folder name and a digest of the weights."""
-    return f"{run_folder(folder).name}-{weights_digest(autoencoder.state_dict())[:8]}"
+    return f"{run_folder(folder).stem}-{weights_digest(autoencoder.state_dict())[:8]}"
 
 
 def downsampling(autoencoder: Autoencoder) -> int:

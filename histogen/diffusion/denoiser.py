@@ -49,9 +49,17 @@ class DenoiserSettings(Settings):
 
 
 def build_denoiser(
-    settings: DenoiserSettings, *, latent_channels: int, latent_px: int, embedding_dim: int
+    settings: DenoiserSettings,
+    *,
+    latent_channels: int,
+    latent_px: int,
+    embedding_dim: int,
+    num_heads: int | None = None,
 ) -> UNet2DConditionModel:
-    """Return a randomly initialised U-Net on latents [B, latent_channels, latent_px, latent_px]."""
+    """Return a randomly initialised U-Net on latents [B, latent_channels, latent_px, latent_px].
+
+    ``num_heads``, when given, is the number of attention heads everywhere, whatever their width.
+    """
     uses = settings.uses_attention
     return UNet2DConditionModel(
         sample_size=latent_px,
@@ -62,7 +70,7 @@ def build_denoiser(
         norm_num_groups=settings.norm_groups,
         down_block_types=tuple("CrossAttnDownBlock2D" if use else "DownBlock2D" for use in uses),
         up_block_types=tuple("CrossAttnUpBlock2D" if use else "UpBlock2D" for use in reversed(uses)),
-        attention_head_dim=_num_heads(settings),
+        attention_head_dim=num_heads or _num_heads(settings),
         **_injection_arguments(settings, embedding_dim),
     )
 

@@ -46,6 +46,11 @@ class TrainEldmConfig(BulkConfig):
     """``cached``: moments and embeddings from the stores, computed first where missing; ``online``: per step."""
     variants: int = Field(default=8, ge=1, le=8)
     """Dihedral variants cached per tile: 8 turns and flips, 4 turns, or 1 for the tile as it lies."""
+    init: Path | None = None
+    """Weights to start from: a file in latent-diffusion's layout. Null starts from random weights, as the method asks:
+    the published ones were trained with labels."""
+    init_supervision: str = "unknown"
+    """What labels, if any, made the weights of ``init``; recorded."""
     model: DenoiserSettings = DenoiserSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     optim: OptimSettings = OptimSettings()
@@ -75,9 +80,10 @@ def run(config: TrainEldmConfig) -> Outcome:
         config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
     )
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    inputs = _inputs(config, tiles, name, autoencoder, device)
     task = EldmTask(
         _settings(config),
-        _inputs(config, tiles, name, autoencoder, device),
+        inputs,
         _conditioner(config, tiles, name, train),
         autoencoder,
         train,
@@ -85,6 +91,7 @@ def run(config: TrainEldmConfig) -> Outcome:
         tiles=tiles,
         run_dir=out,
         device=device,
+        unet=_initial(config, inputs),
     )
     last = fit(
         task,
@@ -98,7 +105,7 @@ def run(config: TrainEldmConfig) -> Outcome:
         items_per_step=config.optim.batch,
         item_name="tiles",
     )
-    supervision = _supervision(config.autoencoder, encoder_card.supervision)
+    supervision = _supervision(config, encoder_card.supervision)
     return _export(config, task, out, names, supervision, last)
 
 
@@ -162,12 +169,30 @@ def _conditioner(config: TrainEldmConfig, tiles: TileSet, name: str, train: np.n
     return conditioner
 
 
-def _supervision(autoencoder: Path, encoder: str) -> dict[str, str]:
-    recorded = read_run(run_folder(autoencoder)).get("results", {}).get("supervision")
+def _initial(config: TrainEldmConfig, inputs: Inputs) -> Any:
+    """Return the U-Net to start from, or None for random weights."""
+    if config.init is None:
+        return None
+    if config.model.injection != "token":
+        raise ConfigError("weights of latent-diffusion take one token; set model.injection=token, or leave init out")
+    from histogen.diffusion.published import load_ldm_denoiser
+
+    unet = load_ldm_denoiser(config.init, embedding_dim=inputs.embedding_dim, latent_px=inputs.latent_px)
+    if unet.config["in_channels"] != inputs.latent_channels:
+        raise ConfigError(
+            f"'{config.init}' works on {unet.config['in_channels']} latent channels, the autoencoder has "
+            f"{inputs.latent_channels}; use the autoencoder it was trained with"
+        )
+    return unet
+
+
+def _supervision(config: TrainEldmConfig, encoder: str) -> dict[str, str]:
+    recorded = read_run(run_folder(config.autoencoder)).get("results", {}).get("supervision")
+    started = None if config.init is None else f"{config.init_supervision} (started from '{config.init.name}')"
     return {
-        "denoiser": "none",
+        "denoiser": started or "none",
         "encoder": encoder,
-        "autoencoder": recorded or f"unknown (weights from outside: '{autoencoder.name}')",
+        "autoencoder": recorded or f"unknown (weights from outside: '{config.autoencoder.name}')",
     }
 
 
