@@ -25,15 +25,17 @@ Embeddings = NDArray[np.floating]
 
 
 class KnnSettings(Settings):
-    """DINO's protocol."""
+    """DINO's protocol, or UNI's."""
 
+    protocol: Literal["dino", "uni"] = "dino"
     k: int = Field(default=20, ge=1)
     temperature: float = Field(default=0.07, gt=0)
 
 
 class LinearSettings(Settings):
-    """Penalties to choose from; with a single one nothing is chosen."""
+    """Penalties to choose from; with a single one, and in UNI's protocol, nothing is chosen."""
 
+    protocol: Literal["logistic-lbfgs", "uni"] = "logistic-lbfgs"
     penalties: tuple[float, ...] = Field(default=PENALTIES, min_length=1)
 
 
@@ -67,15 +69,16 @@ def predict(
         knn = settings.knn
         return knn_predict(
             train, task.train_labels, queries,
-            num_classes=num_classes, k=knn.k, temperature=knn.temperature, device=device,
-        ), {"k": knn.k, "temperature": knn.temperature}  # fmt: skip
+            num_classes=num_classes, k=knn.k, temperature=knn.temperature, protocol=knn.protocol, device=device,
+        ), {"protocol": knn.protocol, "k": knn.k}  # fmt: skip
     if test == "simpleshot":
         return simpleshot_predict(train, task.train_labels, queries, num_classes=num_classes, device=device), {}
     probe = linear_probe(
         train, task.train_labels, task.train_groups,
-        num_classes=num_classes, seed=seed, penalties=settings.linear.penalties, device=device,
+        num_classes=num_classes, seed=seed, penalties=settings.linear.penalties, protocol=settings.linear.protocol,
+        device=device,
     )  # fmt: skip
-    about = {"protocol": "logistic-lbfgs", "penalty": probe.penalty, "iterations": probe.iterations}
+    about = {"protocol": settings.linear.protocol, "penalty": probe.penalty, "iterations": probe.iterations}
     return probe.predict(queries), {**about, "converged": probe.converged}
 
 

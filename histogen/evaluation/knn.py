@@ -2,9 +2,15 @@
 
 Embeddings are L2-normalised; each of the k training embeddings nearest by cosine votes for its class with
 weight exp(similarity / temperature). k = 20 and temperature 0.07 are DINO's own values.
+
+Protocol ``uni`` is that of UNI's evaluation code (mahmoodlab/UNI, eval_knn): embeddings centred by the training mean
+before they are normalised, and equal votes.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +22,8 @@ from histogen.evaluation.vectors import as_labels, as_matrix, unit_rows
 
 QUERIES_PER_CHUNK = 512
 
+Protocol = Literal["dino", "uni"]
+
 
 def knn_votes(
     train: NDArray[np.floating],
@@ -25,24 +33,29 @@ def knn_votes(
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
+    protocol: Protocol = "dino",
     device: str = "cpu",
 ) -> NDArray[np.float32]:
     """Return the votes [M, num_classes] float32 for each query, each row divided by its sum.
 
     Args:
         train: [N, D]; train_labels: [N] codes in [0, num_classes); queries: [M, D].
+        protocol: ``dino``, or ``uni``, which has no temperature.
 
     Raises:
         ConfigError: k exceeds N, or the arrays do not fit together.
     """
-    reference = unit_rows(as_matrix(train, what="training", device=device))
+    reference = as_matrix(train, what="training", device=device)
     labels = as_labels(train_labels, len(reference), what="training", num_classes=num_classes).to(device)
     if not 1 <= k <= len(reference):
         raise ConfigError(f"k = {k} neighbours cannot be taken from {len(reference)} training tiles; set a smaller k")
-    unit_queries = unit_rows(as_matrix(queries, what="query", device=device))
+    asked = as_matrix(queries, what="query", device=device)
+    if protocol == "uni":
+        centre = reference.mean(dim=0)
+        reference, asked, temperature = reference - centre, asked - centre, math.inf
+    reference, asked = unit_rows(reference), unit_rows(asked)
     votes = [
-        _votes(chunk @ reference.T, labels, num_classes, k, temperature)
-        for chunk in unit_queries.split(QUERIES_PER_CHUNK)
+        _votes(chunk @ reference.T, labels, num_classes, k, temperature) for chunk in asked.split(QUERIES_PER_CHUNK)
     ]
     return np.asarray(torch.cat(votes).cpu().numpy(), dtype=np.float32)
 
@@ -55,12 +68,14 @@ def knn_predict(
     num_classes: int,
     k: int = 20,
     temperature: float = 0.07,
+    protocol: Protocol = "dino",
     device: str = "cpu",
 ) -> NDArray[np.int64]:
     """Return the class [M] with the most votes for each query; see :func:`knn_votes`."""
     votes = knn_votes(
-        train, train_labels, queries, num_classes=num_classes, k=k, temperature=temperature, device=device
-    )
+        train, train_labels, queries,
+        num_classes=num_classes, k=k, temperature=temperature, protocol=protocol, device=device,
+    )  # fmt: skip
     return np.asarray(votes.argmax(axis=1), dtype=np.int64)
 
 

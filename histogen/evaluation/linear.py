@@ -1,6 +1,6 @@
 """Linear probe: multinomial logistic regression on standardised frozen embeddings.
 
-Protocol, called ``logistic-lbfgs`` in results (ours, close to UNI's: L-BFGS, no augmentation, no early stop):
+Protocol, called ``logistic-lbfgs`` in results (ours, L-BFGS, no augmentation, no early stop):
 
 1. every feature is shifted and scaled by the mean and standard deviation of the training embeddings;
 2. minimise  mean cross-entropy + (penalty / 2) * ||W||^2 ; the bias is not penalised. scikit-learn's ``C`` is
@@ -8,6 +8,9 @@ Protocol, called ``logistic-lbfgs`` in results (ours, close to UNI's: L-BFGS, no
 3. the penalty is chosen on a fifth of the *training* tiles held out (whole slides or groups where there are
    several), by their mean cross-entropy over classes weighted equally; then the probe is fitted again on all of
    the training tiles. No test tile is seen before the last step.
+
+Protocol ``uni`` is that of UNI's evaluation code (mahmoodlab/UNI, eval_linear_probe): features as they are, and
+mean cross-entropy + (penalty / 2) * ||W||, the norm and not its square, with penalty 100 / (D * K); nothing is chosen.
 
 DINO's own linear evaluation (last four blocks, SGD, augmented crops, best epoch by test accuracy) needs the
 images and chooses on the test set; figures of the two protocols must not be compared.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,9 +32,11 @@ from histogen.evaluation.splits import hold_out
 from histogen.evaluation.vectors import as_labels, as_matrix, few_threads
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-MAX_ITERATIONS = 500
+MAX_ITERATIONS = 1000
 GRADIENT_TOLERANCE = 1e-5
 HELD_OUT_SHARE = 0.2
+
+Protocol = Literal["logistic-lbfgs", "uni"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def fit_linear(
     *,
     num_classes: int,
     penalty: float,
+    protocol: Protocol = "logistic-lbfgs",
     start: LinearProbe | None = None,
     device: str = "cpu",
 ) -> LinearProbe:
@@ -79,9 +86,11 @@ def fit_linear(
     with few_threads(matrix):
         mean, std = matrix.mean(dim=0), matrix.std(dim=0, correction=0)
         std = torch.where(std > 0, std, torch.ones_like(std))
+        if protocol == "uni":
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
         x = (matrix - mean) / std
         found = minimize(
-            lambda flat: _objective(flat, x, target, num_classes, penalty),
+            lambda flat: _objective(flat, x, target, num_classes, penalty, protocol),
             _pack(start.weight, start.bias) if start else np.zeros(num_classes * (x.shape[1] + 1)),
             jac=True,
             method="L-BFGS-B",
@@ -125,9 +134,13 @@ def linear_probe(
     num_classes: int,
     seed: int,
     penalties: Sequence[float] = PENALTIES,
+    protocol: Protocol = "logistic-lbfgs",
     device: str = "cpu",
 ) -> LinearProbe:
-    """Choose the penalty inside the training tiles, then fit on all of them (the protocol of this module)."""
+    """Choose the penalty inside the training tiles, then fit on all of them; ``uni`` has nothing to choose."""
+    if protocol == "uni":
+        fixed = 100 / (embeddings.shape[1] * num_classes)
+        return fit_linear(embeddings, labels, num_classes=num_classes, penalty=fixed, protocol=protocol, device=device)
     penalty = (
         choose_penalty(
             embeddings, labels, groups, num_classes=num_classes, seed=seed, penalties=penalties, device=device
@@ -139,16 +152,20 @@ def linear_probe(
 
 
 def _objective(
-    flat: NDArray[np.float64], x: Tensor, target: Tensor, num_classes: int, penalty: float
+    flat: NDArray[np.float64], x: Tensor, target: Tensor, num_classes: int, penalty: float, protocol: Protocol
 ) -> tuple[float, NDArray[np.float64]]:
     weight, bias = _unpack(flat, num_classes, x)
     log_p = torch.log_softmax(x @ weight.T + bias, dim=1)
     rows = torch.arange(len(x), device=x.device)
-    loss = -log_p[rows, target].mean(dtype=torch.float64).item() + 0.5 * penalty * weight.double().square().sum().item()
+    loss = -log_p[rows, target].mean(dtype=torch.float64).item()
+    size = weight.double().norm().item()
     residual = log_p.exp_()
     residual[rows, target] -= 1
     residual /= len(x)
-    return loss, _pack(residual.T @ x + penalty * weight, residual.sum(dim=0))
+    # Of the norm itself the gradient is W / ||W||, and 0 (a subgradient) at W = 0.
+    pull = penalty if protocol == "logistic-lbfgs" else penalty / 2 / size if size > 0 else 0.0
+    loss += penalty / 2 * (size**2 if protocol == "logistic-lbfgs" else size)
+    return loss, _pack(residual.T @ x + pull * weight, residual.sum(dim=0))
 
 
 def _pack(weight: Tensor, bias: Tensor) -> NDArray[np.float64]:

@@ -34,6 +34,8 @@ from histogen.training.processes import resolve_device
 
 JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.md", "benchmark.html"
 
+PROTOCOLS = "Protocols: k-NN {knn}, linear probe {linear}; figures of different protocols must not be compared."
+
 
 class BenchmarkConfig(BulkConfig):
     """Which tiles, which encoders, which tests."""
@@ -78,6 +80,8 @@ def run(config: BenchmarkConfig) -> Outcome:
     benchmark = {**describe(task, config), "encoders": encoders, "groups": found.groups}
     benchmark["differences"] = found.differences
     benchmark["notes"] = (caveats(task) if slides is None else slides[1]) + encoder_notes(encoders)
+    if slides is None:
+        benchmark["notes"].append(PROTOCOLS.format(knn=config.judge.knn.protocol, linear=config.judge.linear.protocol))
     write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
     write_atomic(out / TABLE_NAME, benchmark_table(benchmark))
     settings = {"benchmark": (out / CONFIG_NAME).read_text()}

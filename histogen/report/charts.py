@@ -73,7 +73,8 @@ def line_chart(
 
 def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero_line: bool = False) -> str:
     """Return a forest plot: one row per estimate, its value a dot and its interval a bar."""
-    row, left, right, top = 30.0, 210.0, 150.0, 14.0
+    row, right, top = 30.0, 150.0, 14.0
+    left = min(max(120.0, 24 + 7.2 * max(len(estimate.name) for estimate in estimates)), 420.0)
     width, height = 900.0, top + row * len(estimates) + 40
     edges = [edge for e in estimates for edge in (e.low, e.high, e.value)] + ([0.0] if zero_line else [])
     low, high, ticks = nice_range(min(edges), max(edges), 6)

@@ -43,6 +43,17 @@ def test_many_chunks_predict_as_scikit_learn() -> None:
     assert (knn_predict(train, labels, queries, num_classes=5) == expected).mean() > 0.999
 
 
+def test_unis_protocol_is_scikit_learns_default_on_centred_unit_vectors() -> None:
+    train, labels = clouds(400, 16, 5, 2.0, 8)
+    queries, _ = clouds(300, 16, 5, 2.0, 9)
+    train, queries = train + 4, queries + 4  # far from the origin, so that centring matters
+    centre = train.astype(np.float64).mean(axis=0)
+    x, q = ((m - centre) / np.linalg.norm(m - centre, axis=1, keepdims=True) for m in (train, queries))
+    expected = KNeighborsClassifier(20).fit(x, labels).predict(q)
+    assert (knn_predict(train, labels, queries, num_classes=5, protocol="uni") == expected).mean() > 0.99
+    assert (knn_predict(train, labels, queries, num_classes=5) == expected).mean() < 0.99
+
+
 def test_scale_of_an_embedding_does_not_matter_and_low_temperature_stays_finite() -> None:
     train, labels = clouds(60, 8, 3, 1.0, 5)
     queries, _ = clouds(10, 8, 3, 1.0, 6)

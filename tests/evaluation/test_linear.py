@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -32,6 +33,31 @@ def test_weights_equal_scikit_learn(penalty: float) -> None:
     queries, _ = task(500, 10, 3, 2)
     expected = peer.predict(scaler.transform(queries.astype(np.float64)))
     assert (probe.predict(queries) == expected).mean() > 0.995
+
+
+def test_unis_protocol_minimises_cross_entropy_and_half_the_norm() -> None:
+    """Against a general minimiser in float64 with its own gradient by differences."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(150, 4)).astype(np.float32)
+    y = (x @ rng.normal(size=(4, 3)) + rng.gumbel(size=(150, 3))).argmax(axis=1)
+    probe = linear_probe(x, y, None, num_classes=3, seed=0, protocol="uni")
+    assert probe.penalty == pytest.approx(100 / 12)
+
+    def objective(flat: np.ndarray, penalty: float) -> float:
+        weight, bias = flat[:12].reshape(3, 4), flat[12:]
+        scores = x.astype(np.float64) @ weight.T + bias
+        log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+        return float(-log_p[np.arange(150), y].mean() + penalty / 2 * np.linalg.norm(weight))
+
+    for penalty in (0.05, 0.01):
+        probe = fit_linear(x, y, num_classes=3, penalty=penalty, protocol="uni")
+        found = objective(np.concatenate([probe.weight.numpy().ravel(), probe.bias.numpy()]).astype(float), penalty)
+        best = min(
+            minimize(objective, start, args=(penalty,), method="Powell", options={"xtol": 1e-8, "ftol": 1e-12}).fun
+            for start in (np.zeros(15), 0.5 * rng.normal(size=15))
+        )
+        assert probe.converged
+        assert found <= best + 1e-5
 
 
 def test_penalty_is_the_one_that_generalises_within_training() -> None:
