@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from histogen.ssl.colour import colour_
-from histogen.ssl.draws import ViewSpec, draw_views
-from histogen.ssl.resample import resample
+from histogen.ssl.colour import colour_, colour_one_
+from histogen.ssl.draws import Draws, ViewSpec, draw_views
+from histogen.ssl.resample import iter_resampled, resample
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,11 @@ class Normalisation:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def apply_(self, views: torch.Tensor) -> torch.Tensor:
-        """Normalise ``views`` [..., 3, h, w] in place."""
-        shape = (3, 1, 1)
-        mean = torch.tensor(self.mean, device=views.device).view(shape)
-        std = torch.tensor(self.std, device=views.device).view(shape)
-        return views.sub_(mean).div_(std)
+    def apply(self, views: torch.Tensor, out: torch.Tensor) -> None:
+        """Write the normalised ``views`` [..., 3, h, w] to ``out``."""
+        mean = torch.tensor(self.mean, device=views.device).view(3, 1, 1)
+        inverse = 1.0 / torch.tensor(self.std, device=views.device).view(3, 1, 1)
+        torch.sub(views, mean, out=out).mul_(inverse)
 
 
 def make_views(
@@ -58,13 +57,26 @@ def make_views(
     out = torch.empty(len(specs), batch, 3, px, px, device=images[0].device)
     for number, pixels in enumerate(images):
         slots = _slots_from(number, source_of_slot, batch, len(specs))
-        if slots.shape[1] == 0:
-            continue
-        part = draws.take(slots)
-        views = colour_(resample(pixels, part, px), part)
-        rows = torch.from_numpy(np.ascontiguousarray(slots)).to(out.device)
-        out[rows, torch.arange(batch, device=out.device)[:, None]] = normalisation.apply_(views)
+        if slots.shape[1]:
+            write = _write_one_by_one if pixels.device.type == "cpu" else _write_at_once
+            write(pixels, draws.take(slots), slots, normalisation, out)
     return out
+
+
+def _write_one_by_one(
+    pixels: torch.Tensor, draws: Draws, slots: np.ndarray, normalisation: Normalisation, out: torch.Tensor
+) -> None:
+    for b, v, view in iter_resampled(pixels, draws, out.shape[-1]):
+        normalisation.apply(colour_one_(view, draws, b, v), out[int(slots[b, v]), b])
+
+
+def _write_at_once(
+    pixels: torch.Tensor, draws: Draws, slots: np.ndarray, normalisation: Normalisation, out: torch.Tensor
+) -> None:
+    views = colour_(resample(pixels, draws, out.shape[-1]), draws)
+    normalisation.apply(views, views)
+    rows = torch.from_numpy(np.ascontiguousarray(slots)).to(out.device)
+    out[rows, torch.arange(len(slots), device=out.device)[:, None]] = views
 
 
 def _slots_from(number: int, source_of_slot: np.ndarray | None, batch: int, num_slots: int) -> np.ndarray:

@@ -6,6 +6,8 @@ of 1.4 clips most of the glass), so the operations run one after the other, in p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -18,48 +20,49 @@ HED_FROM_STAIN = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 
 SOLARIZE_FROM = 128.0 / 255.0
 
 
+Amount = float | torch.Tensor
+"""One number for one view, or [N, 1, 1, 1] for N."""
+
+
 def colour_(views: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Change the colour of ``views`` [B, V, 3, h, w], float in 0–1, in place, as drawn; returns it."""
-    flat = views.view(-1, *views.shape[2:])
+    x = views.view(-1, *views.shape[2:])
     factors, order = draws.factors.reshape(-1, 4), draws.order.reshape(-1, 4)
-    grayscale, solarize = draws.grayscale.reshape(-1), draws.solarize.reshape(-1)
     stain = draws.stain.reshape(-1, 6)
-    # one view at a time stays in a CPU's cache; a GPU wants them all at once
-    step = 1 if flat.device.type == "cpu" else len(flat)
-    for start in range(0, len(flat), step):
-        part = slice(start, start + step)
-        _colour_part(flat[part], factors[part], order[part], grayscale[part], solarize[part], stain[part])
-    return views
-
-
-def _colour_part(
-    x: torch.Tensor,
-    factors: np.ndarray,
-    order: np.ndarray,
-    grayscale: np.ndarray,
-    solarize: np.ndarray,
-    stain: np.ndarray,
-) -> None:
     _on(x, ~np.isnan(stain[:, 0]), _stain_, stain)
     for place in range(4):
         for operation, function, none in _JITTER:
             drawn = (order[:, place] == operation) & (factors[:, operation] != none)
-            _on(x, drawn, function, factors[:, operation])
-    _on(x, grayscale, _grayscale_)
-    _on(x, solarize, _solarize_)
+            _on(x, drawn, function, factors[:, operation, None, None, None])
+    _on(x, draws.grayscale.reshape(-1), _grayscale_)
+    _on(x, draws.solarize.reshape(-1), _solarize_)
+    return views
 
 
-def _on(x: torch.Tensor, which: np.ndarray, function, *parameters: np.ndarray) -> None:  # type: ignore[no-untyped-def]
+def colour_one_(view: torch.Tensor, draws: Draws, b: int, v: int) -> torch.Tensor:
+    """Change the colour of one view [3, h, w] as drawn for view ``v`` of tile ``b``, in place; returns it."""
+    x = view[None]
+    if not np.isnan(draws.stain[b, v, 0]):
+        _stain_(x, torch.from_numpy(draws.stain[b, v : v + 1]).float())
+    for operation in draws.order[b, v].tolist():
+        _, function, none = _JITTER[operation]
+        factor = float(draws.factors[b, v, operation])
+        if factor != none:
+            function(x, factor)
+    if draws.grayscale[b, v]:
+        _grayscale_(x)
+    if draws.solarize[b, v]:
+        _solarize_(x)
+    return view
+
+
+def _on(x: torch.Tensor, which: np.ndarray, function: Callable[..., None], *parameters: np.ndarray) -> None:
     """Apply ``function`` in place to the views of ``x`` that ``which`` names."""
     if not which.any():
         return
-    values = [torch.from_numpy(p[which]).to(x.device, torch.float32) for p in parameters]
-    if which.all():
-        function(x, *values)
-        return
     index = torch.from_numpy(np.flatnonzero(which)).to(x.device)
     part = x[index]
-    function(part, *values)
+    function(part, *(torch.from_numpy(p[which]).to(x.device, torch.float32) for p in parameters))
     x[index] = part
 
 
@@ -67,36 +70,32 @@ def _gray(x: torch.Tensor) -> torch.Tensor:
     return (x[:, 0:1] * GRAY[0]).add_(x[:, 1:2], alpha=GRAY[1]).add_(x[:, 2:3], alpha=GRAY[2])
 
 
-def _brightness_(x: torch.Tensor, factor: torch.Tensor) -> None:
-    x.mul_(factor.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+def _brightness_(x: torch.Tensor, factor: Amount) -> None:
+    x.mul_(factor).clamp_(0.0, 1.0)
 
 
-def _contrast_(x: torch.Tensor, factor: torch.Tensor) -> None:
-    weights = torch.tensor(GRAY, device=x.device)
-    mean = (x.mean((2, 3)) * weights).sum(1)
-    x.mul_(factor.view(-1, 1, 1, 1)).add_(((1.0 - factor) * mean).view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
+def _contrast_(x: torch.Tensor, factor: Amount) -> None:
+    means = x.mean((2, 3), keepdim=True)
+    x.mul_(factor).add_(_gray(means) * (1.0 - factor)).clamp_(0.0, 1.0)
 
 
-def _saturation_(x: torch.Tensor, factor: torch.Tensor) -> None:
-    gray = _gray(x).mul_((1.0 - factor).view(-1, 1, 1, 1))
-    x.mul_(factor.view(-1, 1, 1, 1)).add_(gray).clamp_(0.0, 1.0)
+def _saturation_(x: torch.Tensor, factor: Amount) -> None:
+    gray = _gray(x).mul_(1.0 - factor)
+    x.mul_(factor).add_(gray).clamp_(0.0, 1.0)
 
 
-def _hue_(x: torch.Tensor, shift: torch.Tensor) -> None:
+def _hue_(x: torch.Tensor, shift: Amount) -> None:
     """Turn the hue by ``shift`` of the circle; value and saturation (HSV) stay."""
-    high, low = x.amax(1), x.amin(1)
+    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     spread = high - low
-    red, green, blue = x.unbind(1)
     safe = spread.clamp(min=1e-8)
-    hue = torch.where(
-        high == red,
-        (green - blue) / safe,
-        torch.where(high == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    hue.add_(6.0 * shift.view(-1, 1, 1))
-    for channel, offset in enumerate((5.0, 3.0, 1.0)):
-        place = (hue + offset).remainder_(6.0)
-        x[:, channel] = high - spread * torch.minimum(place, 4.0 - place).clamp_(0.0, 1.0)
+    from_blue = torch.where(high == green, (blue - red).div_(safe).add_(2.0), (red - green).div_(safe).add_(4.0))
+    hue = torch.where(high == red, (green - blue).div_(safe), from_blue).add_(6.0 * shift)
+    hue.sub_((hue * (1.0 / 6.0)).floor_(), alpha=6.0)  # into 0–6
+    torch.addcmul(low, spread, (hue - 3.0).abs_().sub_(1.0).clamp_(0.0, 1.0), out=red)
+    torch.addcmul(low, spread, (hue - 2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=green)
+    torch.addcmul(low, spread, (hue - 4.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=blue)
 
 
 def _stain_(x: torch.Tensor, parameters: torch.Tensor) -> None:
@@ -119,7 +118,7 @@ def _solarize_(x: torch.Tensor) -> None:
     x.copy_(torch.where(x >= SOLARIZE_FROM, 1.0 - x, x))
 
 
-_JITTER = (
+_JITTER: tuple[tuple[int, Callable[..., None], float], ...] = (
     (BRIGHTNESS, _brightness_, 1.0),
     (CONTRAST, _contrast_, 1.0),
     (SATURATION, _saturation_, 1.0),

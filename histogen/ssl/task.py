@@ -220,7 +220,7 @@ def unfuse_attention(*networks: torch.nn.Module) -> None:
     for network in networks:
         for module in network.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = False
+                module.fused_attn = False  # type: ignore[assignment]
 
 
 def real_first(raw: torch.Tensor, generative_first: torch.Tensor | None) -> torch.Tensor:
