@@ -21,6 +21,10 @@ def command(
     mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the tiles. (default: 0.5)")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between tiles. (default: tile-px)")] = None,
     slide_mpp: Annotated[float | None, typer.Option(help="Resolution of slides that do not state theirs.")] = None,
+    codec: Annotated[str | None, typer.Option(help="jpeg, or source: copy the slide's own JPEGs.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="GeoJSON of classes, or a folder of them.")] = None,
+    roi: Annotated[Path | None, typer.Option(help="GeoJSON of what to keep, or a folder of them.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per worker. (default: 1)")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -38,6 +42,7 @@ def command(
 
     execute(
         pipeline.TileConfig, pipeline.run, file=config, overrides=set_, slides=slides, out=out, tile_px=tile_px,
-        mpp=mpp, stride_px=stride_px, slide_mpp=slide_mpp, seed=seed, device=device, resume=resume,
-        overwrite=overwrite, workers=workers, scheduler=scheduler,
+        mpp=mpp, stride_px=stride_px, slide_mpp=slide_mpp, codec=codec, annotations=annotations, roi=roi,
+        threads=threads, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
+        scheduler=scheduler,
     )  # fmt: skip

@@ -13,20 +13,21 @@ NEARLY_WHITE = 215
 def score_tiles(tiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (focus, blank), float32 [n] each, of uint8 RGB tiles [n, H, W, 3].
 
-    Focus is the variance of the Laplacian of the green channel, where both stains absorb most; blank is the share of
-    nearly white pixels. Every second row and column is looked at: four times faster, and both scores stay monotone.
+    Focus is the variance of the second difference along rows of the green channel, where both stains absorb most;
+    blank is the share of nearly white pixels. Every fourth row and second column is looked at: eight times faster,
+    and both scores stay monotone.
     """
     count = len(tiles)
     focus, blank = np.empty(count, np.float32), np.empty(count, np.float32)
-    green = np.ascontiguousarray(tiles[:, ::2, ::2, 1])
-    rows = green.shape[1]
-    # The tiles lie one below the other: one call serves all, and only rows of the same tile are used.
-    edges = cv2.Laplacian(green.reshape(-1, green.shape[2]), cv2.CV_16S)
-    white = cv2.threshold(green.reshape(-1, green.shape[2]), NEARLY_WHITE, 1, cv2.THRESH_BINARY)[1]
+    green = np.ascontiguousarray(tiles[:, ::4, ::2, 1])
+    rows, width = green.shape[1:]
+    flat = green.reshape(-1, width)
+    edges = cv2.Sobel(flat, cv2.CV_16S, 2, 0, ksize=1)
+    white = cv2.threshold(flat, NEARLY_WHITE, 1, cv2.THRESH_BINARY)[1]
     for at in range(count):
-        _, deviation = cv2.meanStdDev(edges[at * rows + 1 : (at + 1) * rows - 1])
+        _, deviation = cv2.meanStdDev(edges[at * rows : (at + 1) * rows])
         focus[at] = float(deviation[0, 0]) ** 2
-        blank[at] = cv2.countNonZero(white[at * rows : (at + 1) * rows]) / (rows * green.shape[2])
+        blank[at] = cv2.countNonZero(white[at * rows : (at + 1) * rows]) / (rows * width)
     return focus, blank
 
 

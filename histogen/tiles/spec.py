@@ -35,7 +35,7 @@ class QualitySettings(Settings):
     """Filters on the pixels of a tile; its scores are stored whether or not a filter is set."""
 
     min_focus: float | None = Field(default=None, ge=0)
-    """Least variance of the Laplacian (green channel, every second pixel); ``None`` keeps all."""
+    """Least variance of the second difference along rows (green channel); ``None`` keeps all."""
     max_blank: float | None = Field(default=None, ge=0, le=1)
     """Largest share of nearly white pixels; ``None`` keeps all."""
 
