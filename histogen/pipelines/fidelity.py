@@ -30,9 +30,11 @@ from histogen.evaluation.compare import (
 from histogen.files import write_atomic
 from histogen.pipelines.benchmark import named_specs
 from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.fidelity_samples import samples_section
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
 from histogen.progress import Bar, progress_bar
 from histogen.report.fidelity import CopyPair, fidelity_table, fidelity_text, write_fidelity_page
+from histogen.report.page import Section
 from histogen.store.tile_set import TileSet, open_tiles
 from histogen.training.processes import resolve_device
 
@@ -96,7 +98,8 @@ def run(config: FidelityConfig) -> Outcome:
     }
     write_atomic(out / JSON_NAME, json.dumps(fidelity, indent=1))
     write_atomic(out / TABLE_NAME, fidelity_table(fidelity))
-    write_fidelity_page(out / PAGE_NAME, fidelity, pairs, config=(out / CONFIG_NAME).read_text())
+    samples = [_samples(name, tiles, sets.real, config.seed) for name, tiles in sets.synthetic.items()]
+    write_fidelity_page(out / PAGE_NAME, fidelity, pairs, samples=samples, config=(out / CONFIG_NAME).read_text())
     finish_output(out, fidelity=JSON_NAME, page=PAGE_NAME)
     return Outcome(out, fidelity_text(fidelity), results=fidelity)
 
@@ -161,6 +164,14 @@ def find_copies(
             reports.append({**counts, **copy_figures(report, scores, usual), "pairs": listed})
             pictures[name] = pairs
     return reports, pictures
+
+
+def _samples(name: str, synthetic: TileSet, real: TileSet, seed: int) -> Section:
+    partners = np.full(len(synthetic), -1, dtype=np.int64)
+    paired = np.flatnonzero(synthetic.column("partner_index") >= 0)
+    if len(paired):
+        partners[paired] = _rows_in(real, synthetic.subset(paired), "partner")
+    return samples_section(name, synthetic, real, _rows_in(real, synthetic, "source"), partners, seed=seed)
 
 
 def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:

@@ -67,9 +67,16 @@ def pairs_section(name: str, pairs: Sequence[CopyPair]) -> page.Section:
     return page.section(f"Nearest to training: {name}", page.rows_of(strips), intro=intro)
 
 
-def write_fidelity_page(path: Path, fidelity: Figures, pairs: Mapping[str, Sequence[CopyPair]], *, config: str) -> Path:
-    """Write the page of one fidelity run and return its path."""
-    sections = [fidelity_section(fidelity), *(pairs_section(name, found) for name, found in pairs.items())]
+def write_fidelity_page(
+    path: Path,
+    fidelity: Figures,
+    pairs: Mapping[str, Sequence[CopyPair]],
+    *,
+    samples: Sequence[page.Section] = (),
+    config: str,
+) -> Path:
+    """Write the page of one fidelity run, with sections of ``samples`` to look at, and return its path."""
+    sections = [fidelity_section(fidelity), *samples, *(pairs_section(name, found) for name, found in pairs.items())]
     sections.append(page.section("Config", page.folded("fidelity", config)))
     lead = "".join(
         page.verdict(copy_sentence(copies), tone="bad" if _is_copying(copies) else "plain")

@@ -9,7 +9,8 @@ from histogen.report import page
 from histogen.report.benchmark import benchmark_section, headline
 from histogen.report.curves import training_section
 from histogen.report.fidelity import fidelity_section
-from histogen.report.stages import InterpolationRow, RunReport, SlidePicture, SourceRow, StageTime
+from histogen.report.samples import interpolation_section, synthesis_section
+from histogen.report.stages import RunReport, SlidePicture, StageTime
 
 MAX_SLIDES_IN_FULL = 12
 
@@ -73,39 +74,6 @@ def _slide(slide: SlidePicture) -> str:
     if slide.tiles:
         blocks.append(page.strip(list(slide.tiles), columns=max(6, len(slide.tiles)), max_px=128))
     return f"<div>{''.join(blocks)}</div>"
-
-
-def synthesis_section(rows: Sequence[SourceRow]) -> page.Section:
-    """Return each real tile beside the generative tiles sampled from its embedding."""
-    strips = []
-    for row in rows:
-        cosines = [f"cos {value:.2f}" for value in row.consistency] or [""] * len(row.samples)
-        strips.append(
-            page.strip([row.source, *row.samples], ["real", *cosines], given=[0], caption=row.caption, max_px=160)
-        )
-    intro = (
-        "Framed: a real tile. Beside it: tiles sampled by the E-LDM from that tile's embedding alone. They should "
-        "differ in place and shape, and agree in kind."
-    )
-    if any(row.consistency for row in rows):
-        intro += " cos is the cosine between the embedding of the sample and the one that it was made from."
-    return page.section("Real and generative tiles", page.rows_of(strips), intro=intro)
-
-
-def interpolation_section(rows: Sequence[InterpolationRow]) -> page.Section:
-    """Return rows of samples between two real tiles."""
-    strips = []
-    for row in rows:
-        order = sorted(range(len(row.alphas)), key=lambda i: -row.alphas[i])
-        pictures = [row.source, *[row.samples[i] for i in order], row.partner]
-        names = ["source", *[f"α = {row.alphas[i]:g}" for i in order], "partner"]
-        strips.append(page.strip(pictures, names, given=[0, len(pictures) - 1], caption=row.caption, max_px=160))
-    return page.section(
-        "Interpolated tiles",
-        page.rows_of(strips, wide=True),
-        intro="Framed: two real tiles. Between them: samples from slerp(source, partner, α) of their embeddings; α is "
-        "the weight of the source, so α = 1 should look like the left tile and α = 0 like the right one.",
-    )
 
 
 def stages_section(stages: Sequence[StageTime]) -> page.Section:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
+import imagecodecs
 import numpy as np
 import pytest
 
@@ -123,7 +126,15 @@ def test_figures_copies_and_page(folder: Path) -> None:
     assert "more copies than chance" in outcome.summary.splitlines()[-2]
     assert "no sign of copying" in outcome.summary.splitlines()[-1]
     page = (folder / "out" / "fidelity.html").read_text()
-    assert page.count("<img") == 2 * 2 * 12
+    assert page.count("<img") == 2 * 2 * 12 + 16 * 2 + 16 * 3  # pairs, sources with a sample, sample between two
+    root = ElementTree.fromstring(page.removeprefix("<!DOCTYPE html>\n"))
+    shown = next(s for s in root.iter("section") if s.get("id") == "samples-interpolated")
+    captions = [c.text for c in shown.iter("figcaption")]
+    assert captions[:3] == ["source", "α = 0.5", "partner"]
+    first, second = (int(name.split(":")[1]) for name in captions[3].split(" and "))
+    assert second == (first + 7) % 120
+    picture = imagecodecs.jpeg8_decode(base64.b64decode(next(shown.iter("img")).get("src", "").split(",")[1]))
+    assert np.abs(picture.astype(int) - real[first].astype(int)).mean() < 4
     assert "https:" not in page
     assert "Nearest to training: generative" in page
     assert "| generative |" in (folder / "out" / "fidelity.md").read_text()
