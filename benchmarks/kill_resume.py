@@ -84,6 +84,8 @@ def run_trials(folder: Path, arguments: argparse.Namespace) -> Tally:
         spent = tally.client_kills + tally.worker_kills >= arguments.kills
         ended = one_trial([*call, str(out)], None if spent else rng.uniform(0.3, 1.0) * seconds, rng, tally)
         check(out, arguments.workers, tally)
+        kills = tally.client_kills + tally.worker_kills
+        print(f"  {kills} kills, {tally.finished} got through, {len(tally.problems)} problems", flush=True)
         if ended:
             tally.finished += 1
             compare(expected, contents(out), tally)
@@ -93,24 +95,31 @@ def run_trials(folder: Path, arguments: argparse.Namespace) -> Tally:
 
 def one_trial(call: list[str], delay: float | None, rng: random.Random, tally: Tally) -> bool:
     """Start the command and kill it, or one of its workers, after ``delay``; return whether it got through."""
-    process = subprocess.Popen(call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        code = process.wait(timeout=TIMEOUT if delay is None else delay)
-    except subprocess.TimeoutExpired:
-        workers = [] if (tally.client_kills + tally.worker_kills) % 2 == 0 else worker_pids(process.pid)
-        if workers:
-            os.kill(rng.choice(workers), signal.SIGKILL)
-            tally.worker_kills += 1
-            code = process.wait(timeout=TIMEOUT)
-        else:
-            children = descendants(process.pid)
-            process.kill()
-            code = process.wait()
-            tally.client_kills += 1
-            wait_for_end(children)
-    if code not in (0, -signal.SIGKILL):
-        tally.problems.append(f"exit code {code}")
+    with tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(call, stderr=messages, stdout=subprocess.DEVNULL)
+        try:
+            code = process.wait(timeout=TIMEOUT if delay is None else delay)
+        except subprocess.TimeoutExpired:
+            code = kill(process, rng, tally)
+        if code not in (0, -signal.SIGKILL):
+            messages.seek(0)
+            tally.problems.append(f"exit code {code}: {messages.read()[-600:]}")
     return code == 0
+
+
+def kill(process: subprocess.Popen[bytes], rng: random.Random, tally: Tally) -> int:
+    """Kill a worker process and wait for the command to get through all the same, or kill the command itself."""
+    workers = [] if (tally.client_kills + tally.worker_kills) % 2 == 0 else worker_pids(process.pid)
+    if workers:
+        os.kill(rng.choice(workers), signal.SIGKILL)
+        tally.worker_kills += 1
+        return process.wait(timeout=TIMEOUT)
+    children = descendants(process.pid)
+    process.kill()
+    tally.client_kills += 1
+    code = process.wait()
+    wait_for_end(children)
+    return code
 
 
 def check(out: Path, workers: int, tally: Tally) -> None:

@@ -14,6 +14,7 @@
     ├── EncoderError (ValueError)             an encoder or its weights cannot be used
     ├── CheckpointError (ValueError)          no checkpoint verifies, or it belongs to another run
     ├── TrainingStoppedError (RuntimeError)   training ended itself (non-finite loss, collapse)
+    ├── ComputeError (RuntimeError)           the workers of a bulk stage cannot be started
     └── MissingDependencyError (ImportError)  an optional package is not installed
 
 A message is one sentence: what is wrong with its value, where, then what to do.
@@ -70,6 +71,12 @@ class CheckpointError(HistogenError, ValueError):
 
 class TrainingStoppedError(HistogenError, RuntimeError):
     """Training ended itself: the loss is not finite, or the encoder has collapsed."""
+
+    exit_code = 1
+
+
+class ComputeError(HistogenError, RuntimeError):
+    """The workers of a bulk stage cannot be started."""
 
     exit_code = 1
 

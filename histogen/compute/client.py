@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from histogen.config import BulkConfig
-from histogen.errors import ConfigError
+from histogen.errors import ComputeError, ConfigError
 
 if TYPE_CHECKING:
     from distributed import Client, SpecCluster
@@ -24,8 +24,8 @@ R = TypeVar("R")
 CONNECT_SECONDS = 60
 REFRESH_SECONDS = 5.0
 QUIET = logging.CRITICAL
-MAX_DEATHS = 3
-"""How often the workers of one unit may die before the unit is given up."""
+MAX_DEATHS = 1
+"""Dask blames every unit that a dying worker held; a unit blamed more often than this is tried again alone."""
 
 
 CHEAP_DASK = {
@@ -37,12 +37,16 @@ CHEAP_DASK = {
 }
 """Dask's own monitors off or slow: idling, they took 3 % of a core here and 2 % in each worker (measured)."""
 
+FAST_LOSS = {"distributed.comm.timeouts.connect": "10s"}
+"""How long a local client waits for the result of a worker that has just died, before it is computed again."""
 
+
+@dataclass(frozen=True)
 class Lost:
     """Stands for the result of a call whose workers kept dying, or whose scheduler went away."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
+    worker_died: bool = False
 
 
 class Executor(Protocol):
@@ -69,7 +73,18 @@ class OnDask:
         self._limit, self._limit_from = 2, float("-inf")
 
     def map(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
-        """Run all calls; at most two per worker thread are submitted at any time, so that the scheduler stays small."""
+        """Run all calls; those lost with a worker run again, each alone, so that the one to blame is known."""
+        lost = []
+        for position, outcome in self._stream(function, arguments):
+            if isinstance(outcome, Lost) and outcome.worker_died:
+                lost.append(position)
+            else:
+                yield position, outcome
+        for position in lost:
+            yield from ((position, outcome) for _, outcome in self._stream(function, [arguments[position]]))
+
+    def _stream(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
+        """At most two calls per worker thread are submitted at any time, so that the scheduler stays small."""
         from distributed import as_completed
 
         positions: dict[Any, int] = {}
@@ -103,7 +118,7 @@ def _result(future: Any) -> Any:
     try:
         return future.result()
     except KilledWorker:
-        return Lost(f"its worker died {MAX_DEATHS + 1} times (out of memory?)")
+        return Lost("its worker process died each time that it was tried (out of memory?)", worker_died=True)
     except CancelledError as error:
         return Lost(f"the Dask scheduler gave it up ({error})")
 
@@ -212,7 +227,13 @@ def _local_cluster(workers: int, device: str) -> Iterator[SpecCluster]:
         "dashboard": False,
         "dashboard_address": "127.0.0.1:0",
     }
-    with SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET) as cluster:
+    try:
+        cluster = SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET)
+    except (RuntimeError, OSError, TimeoutError) as error:
+        raise ComputeError(
+            f"{workers} local Dask workers did not start ({error}); try again, or fewer --workers"
+        ) from error
+    with cluster:
         yield cluster
 
 

@@ -7,6 +7,8 @@ caller's: it passes the units that are missing.
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from histogen.compute.client import Compute, Lost
-from histogen.errors import HistogenError
+from histogen.errors import ConfigError, HistogenError
 from histogen.progress import progress_bar
 
 
@@ -81,7 +83,7 @@ def run_units(
     with progress_bar(description, total=total, unit=item_name, done=items_done) as bar:
         if units:
             with compute.open_() as executor:
-                for position, outcome in executor.map(partial(_guarded, worker), list(units)):
+                for position, outcome in executor.map(partial(_guarded, worker, Path.cwd()), list(units)):
                     key = units[position].key
                     outcomes[position] = UnitFailure(key, outcome.reason) if isinstance(outcome, Lost) else outcome
                     bar.advance(units[position].num_items)
@@ -102,9 +104,10 @@ def _report(units: Sequence[Unit], outcomes: Mapping[int, dict[str, Any] | UnitF
     return MapReport(len(results), items, tuple(failures), tuple(results), seconds)
 
 
-def _guarded(worker: Callable[[U], Result | None], unit: U) -> dict[str, Any] | UnitFailure:
+def _guarded(worker: Callable[[U], Result | None], folder: Path, unit: U) -> dict[str, Any] | UnitFailure:
     """Run one unit; the boundary behind which no error ends the run."""
     try:
+        _enter(folder)
         return dict(worker(unit) or {})
     except HistogenError as error:
         return UnitFailure(unit.key, str(error))
@@ -112,3 +115,16 @@ def _guarded(worker: Callable[[U], Result | None], unit: U) -> dict[str, Any] | 
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
         return UnitFailure(unit.key, f"{type(error).__name__}: {error} ({where})")
+
+
+def _enter(folder: Path) -> None:
+    """Work in the caller's folder, so that relative paths mean the same on every machine."""
+    if Path.cwd() == folder:
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"a Dask worker on '{platform.node()}' cannot enter '{folder}' ({error.strerror}); start workers where the "
+            "same folders are mounted under the same paths"
+        ) from error

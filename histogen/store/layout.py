@@ -224,6 +224,8 @@ def _array_metadata(
 
 
 def _fill_to_json(fill: float, dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "b":
+        return bool(fill)
     if dtype.kind != "f":
         return int(fill)
     return float(fill) if np.isfinite(fill) else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(fill)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from histogen.compute.client import Compute, worker_environments
-from histogen.compute.run import run_units
+from histogen.compute.run import UnitFailure, _guarded, run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, SlideError
 
@@ -104,10 +104,10 @@ def test_the_unit_of_a_killed_worker_is_tried_again(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_importable_by_workers")
 def test_a_unit_that_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
     report = run_units(
-        here().die_always, [here().Number(n) for n in range(4)], compute=Compute(1), description="deaths"
+        here().die_always, [here().Number(n) for n in range(4)], compute=Compute(2), description="deaths"
     )
     assert [f.key for f in report.failures] == ["n1"]
-    assert "died 4 times" in report.failures[0].sentence
+    assert "died each time that it was tried" in report.failures[0].sentence
     assert report.done == 3
 
 
@@ -144,18 +144,34 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch: pytest.Mo
         run_units(square, [Number(1)], compute=Compute(scheduler="tcp://127.0.0.1:9"), description="nobody")
 
 
+def test_a_worker_without_the_callers_folder_is_a_sentence(tmp_path: Path) -> None:
+    outcome = _guarded(square, tmp_path / "not mounted", Number(1))
+    assert isinstance(outcome, UnitFailure)
+    assert "cannot enter" in outcome.sentence
+    assert "same folders are mounted" in outcome.sentence
+
+
 def test_workers_and_scheduler_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="both given"):
         Compute.from_config(BulkConfig(out=tmp_path, workers=1, scheduler="tcp://a:1"))
 
 
+def folder_of(unit: Number) -> dict[str, str]:
+    return {"folder": str(Path.cwd())}
+
+
 @pytest.mark.usefixtures("_importable_by_workers")
-def test_the_same_units_run_on_a_running_scheduler() -> None:
+def test_the_same_units_run_on_a_running_scheduler_in_the_callers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from distributed import LocalCluster
 
     with LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0) as cluster:
         compute = Compute(scheduler=cluster.scheduler_address)
         report = run_units(here().square, [here().Number(n) for n in range(12)], compute=compute, description="remote")
+        monkeypatch.chdir(tmp_path)
+        folders = run_units(here().folder_of, [here().Number(0)], compute=compute, description="folder")
+        assert folders.results == (("n0", {"folder": str(tmp_path)}),)
     assert report.done == 10
     assert os.getpid() not in {result["pid"] for _, result in report.results}
 

@@ -189,6 +189,14 @@ def test_rows_of_many_axes_equal_a_plain_array(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.read_rows("latents/kl", [1024, 7]), values[[1024, 7]])
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int64", "float64"])
+def test_columns_of_any_type_are_read_by_zarr(tmp_path: Path, dtype: str) -> None:
+    values = np.array([1, 0, 1]).astype(dtype)
+    store = make(tmp_path / "a.zarr", columns={"c": values})
+    np.testing.assert_array_equal(zarr.open(store.path, mode="r")["columns/c"][:], values)
+    assert store.read_rows("columns/c").dtype == values.dtype
+
+
 def test_rows_not_written_yet_are_incomplete_here_and_fill_in_zarr(tmp_path: Path) -> None:
     store = make(tmp_path / "a.zarr", 1030)
     store.create_rows("columns/focus", (1030,), "float32", fill=float("nan"))
