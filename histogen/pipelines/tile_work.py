@@ -27,7 +27,13 @@ from histogen.tiles.annotations import label_tiles, read_annotations, read_areas
 from histogen.tiles.extract import Extracted, Recipe, extract_tiles
 from histogen.tiles.grid import Grid
 from histogen.tiles.plan import SlidePlan, draw_thumbnail, plan_slide
-from histogen.tiles.source_codec import copy_tiles, passthrough_level, passthrough_settings, source_settings
+from histogen.tiles.source_codec import (
+    copy_tiles,
+    passthrough_level,
+    passthrough_settings,
+    source_settings,
+    source_subsampling,
+)
 from histogen.tiles.stain import build_normaliser
 
 COMMAND = "tile"
@@ -151,7 +157,8 @@ def tile_settings(slide: BaseSlide, grid: Grid, config: TileConfig) -> JpegSetti
         return passthrough_settings(slide.tiff_levels[level])  # type: ignore[attr-defined]
     if config.jpeg.level == "source":
         return source_settings(slide, grid)
-    return JpegSettings(level=config.jpeg.level, subsampling=config.jpeg.subsampling)
+    subsampling = config.jpeg.subsampling
+    return JpegSettings(config.jpeg.level, source_subsampling(slide, grid) if subsampling == "source" else subsampling)
 
 
 def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> dict[str, Any]:

@@ -101,6 +101,13 @@ def source_settings(slide: Slide, grid: Grid) -> JpegSettings:
     )
 
 
+def source_subsampling(slide: Slide, grid: Grid) -> str:
+    """Return the chroma subsampling of the level that is read; ``420`` where that is not known."""
+    level = slide.tiff_levels[slide.best_level(min(grid.pixel_l0))] if isinstance(slide, NativeSlide) else None
+    known = level.subsampling if level is not None and level.codec == "jpeg" else None
+    return known or "420"
+
+
 def quantisation_tables(jpeg: bytes) -> tuple[bytes, ...]:
     """Return the 8-bit quantisation tables (64 bytes each, in order of their ids) in a JPEG stream."""
     tables: dict[int, bytes] = {}

@@ -44,8 +44,9 @@ def _fitted(method: str, target: Path) -> Any:
 
 def _normalise(normaliser: Any, tile: np.ndarray) -> np.ndarray:
     try:
-        return np.ascontiguousarray(normaliser.transform(tile.copy()))
-    except (ValueError, np.linalg.LinAlgError):
+        with np.errstate(all="ignore"):
+            return np.ascontiguousarray(normaliser.transform(tile.copy()))
+    except (ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         return tile
 
 

@@ -239,7 +239,7 @@ def test_real_slides_tile_through(real_data: Path, tmp_path: Path) -> None:
     assert svs.provenance["slide"]["reader"] == "native"
     assert dicom.provenance["slide"]["vendor"] == "dicom"
     assert np.array_equal(svs.read_rows("columns/x_l0"), dicom.read_rows("columns/x_l0"))
-    assert np.abs(svs.read_tile(20).astype(int) - dicom.read_tile(20)).mean() < 6
+    assert np.abs(svs.read_tile(20).astype(int) - dicom.read_tile(20)).mean() < 8
 
 
 def test_threads_do_not_change_a_byte(slides: Path, tmp_path: Path) -> None:
@@ -396,6 +396,7 @@ def test_padding_keeps_the_border(tmp_path: Path) -> None:
     assert report["duplicates"] == 1
 
 
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_stain_normalisation_brings_slides_together(slides: Path, tmp_path: Path) -> None:
     """Oracle: the spread between slides of the tiles' mean colour, which normalisation must shrink."""
     import cv2
@@ -405,7 +406,8 @@ def test_stain_normalisation_brings_slides_together(slides: Path, tmp_path: Path
     stain = {"method": "reinhard", "target": str(tmp_path / "target.png")}
     distances = []
     for name, settings in {"plain": {}, "normal": {"stain": stain}}.items():
-        tile(slides, tmp_path / name, min_tissue_fraction=1.0, **settings)
+        outcome = tile(slides, tmp_path / name, min_tissue_fraction=1.0, tile_px=128, **settings)
+        assert outcome.failures == ()
         tiles = histogen.open_tiles(tmp_path / name)
         means = tiles.read_tiles(np.arange(len(tiles))).mean((1, 2))
         of = tiles.store_of(np.arange(len(tiles)))
