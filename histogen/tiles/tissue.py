@@ -11,6 +11,8 @@ from histogen.geometry import Extent
 from histogen.tiles.grid import box_means
 from histogen.tiles.spec import TissueSettings
 
+UNSCANNED = 254
+"""Grey level from which a pixel was filled in, not scanned."""
 BRIGHT = 170
 """Grey level above which a pixel can be glass."""
 DENSITY_RANGE = (0.09, 0.21)
@@ -77,9 +79,11 @@ def optical_density(rgb: np.ndarray, glass: np.ndarray) -> np.ndarray:
 def glass_colour(rgb: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Return the colour of empty glass, float [3]: per channel the mode among the brightest pixels; white without any.
 
-    The slide's own glass, not 255, is the zero of optical density: scanners differ in white balance.
+    The slide's own glass, not 255, is the zero of optical density: scanners differ in white balance. Pure white is what
+    scanners fill in where they did not look; beside it, real glass would pass for faint tissue.
     """
-    bright = rgb[usable & (rgb.min(-1) >= BRIGHT)]
+    least = rgb.min(-1)
+    bright = rgb[usable & (least >= BRIGHT) & (least < UNSCANNED)]
     if len(bright) < 0.005 * rgb.shape[0] * rgb.shape[1]:
         return np.full(3, 255.0)
     grey = bright.min(-1)

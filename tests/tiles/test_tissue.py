@@ -105,6 +105,17 @@ def test_faint_tissue_is_found_when_asked_for() -> None:
     assert (faint.mask & truth).sum() / (faint.mask | truth).sum() > 0.95
 
 
+def test_glass_is_not_tissue_beside_what_was_not_scanned() -> None:
+    rng = np.random.default_rng(0)
+    overview = np.full((200, 300, 3), 255.0)
+    overview[20:180, 20:280] = (239, 237, 240)
+    overview[60:140, 80:220] = (190, 110, 170)
+    image = np.clip(np.rint(overview + rng.normal(0, 0.7, overview.shape) * (overview < 255)), 0, 255).astype(np.uint8)
+    mask = find_tissue(image, 8.0, Extent(2400, 1600), TissueSettings()).mask
+    truth = overview[..., 1] == 110
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.95
+
+
 def test_black_border_is_not_tissue() -> None:
     overview = np.full((200, 300, 3), 242, np.uint8)
     overview[:, :60] = 0
