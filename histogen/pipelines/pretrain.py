@@ -144,7 +144,7 @@ def _export(
         config.out, encoder=card.name, method=method_of(config), steps=num_steps, tiles=len(tiles), seconds=seconds,
         tiles_per_second=num_steps * config.optim.batch / max(seconds, 1e-9), precision=str(task.dtype),
         weights_sha256=weights_sha256(task.teacher.backbone.state_dict()), mean=list(normalisation.mean),
-        std=list(normalisation.std), **results,
+        std=list(normalisation.std), collapse_step=task.watch.named_at or None, **results,
     )  # fmt: skip
 
 
@@ -201,5 +201,6 @@ def method_of(config: PretrainConfig) -> str:
 
 def _outcome(config: PretrainConfig, tiles: TileSet) -> Outcome:
     results = read_run(config.out).get("results", {})
-    summary = f"{method_of(config)} on {len(tiles):,} tiles: encoder in {config.out / 'encoder'}"
+    collapsed = f"; COLLAPSED at step {results['collapse_step']}" if results.get("collapse_step") else ""
+    summary = f"{method_of(config)} on {len(tiles):,} tiles: encoder in {config.out / 'encoder'}{collapsed}"
     return Outcome(config.out, summary, results=results)

@@ -8,7 +8,9 @@ the outputs of different tiles alike, so the watch looks at how much of the targ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -24,7 +26,7 @@ def rank_me(features: torch.Tensor) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-def information(targets: torch.Tensor) -> tuple[float, float]:
+def information(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (marginal entropy, mutual information) in nats of teacher probabilities [N, K].
 
     The mutual information between tile and prototype is the entropy of the mean minus the mean entropy: it is 0 when
@@ -32,8 +34,8 @@ def information(targets: torch.Tensor) -> tuple[float, float]:
     """
     probs = targets.detach().float()
     mean = probs.mean(0)
-    marginal = float(-torch.xlogy(mean, mean).sum())
-    return marginal, marginal - float(-torch.xlogy(probs, probs).sum(-1).mean())
+    marginal = -torch.xlogy(mean, mean).sum()
+    return marginal, marginal + torch.xlogy(probs, probs).sum(-1).mean()
 
 
 def neighbour_consistency(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -46,64 +48,55 @@ def neighbour_consistency(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((nearest == torch.arange(len(a), device=a.device)).float().mean())
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the watch says: one sentence, and the word for it."""
-
-    kind: str
-    sentence: str
-
-
 @dataclass
 class CollapseWatch:
-    """Looks at the window of every ``patience`` looks; speaks when each of them was bad.
+    """Looks at the means of every ``every`` steps, and names a collapse when ``patience`` looks in a row are bad.
 
-    The bounds were set on healthy and on broken runs (see ``benchmarks/collapse.py``), not in theory.
+    The bound was set on healthy and on broken runs (``benchmarks/collapse.py``), not in theory.
     """
 
     num_prototypes: int
+    every: int = 20
     patience: int = 3
     min_information: float = 0.02
-    """Nats of the targets that tell tiles apart; healthy runs have tenths and more."""
-    min_feature_std: float = 0.02
-    """Spread of unit features times sqrt(D)."""
+    """Nats of the teacher's targets that tell the tiles of a batch apart."""
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
     bad: int = 0
-    kind: str = ""
+    named_at: int = 0
+    """Steps done when a collapse was first named; 0 is never."""
 
-    def look(
-        self, *, loss: float, information: float, marginal: float, feature_std: float, step: int
-    ) -> Verdict | None:
-        """Take in one look; return a verdict when it is the ``patience``-th bad one in a row."""
-        kind = self._kind(information, marginal, feature_std)
-        self.bad = self.bad + 1 if kind else 0
-        self.kind = kind
-        if self.bad < self.patience:
-            return None
-        return Verdict(kind, self._sentence(kind, loss, information, feature_std, step))
+    def add(self, metrics: Mapping[str, float], *, step: int) -> str:
+        """Take in step ``step`` (from 0); return a sentence when the run has just been found collapsed."""
+        for key in ("loss_dino", "information", "marginal_entropy"):
+            self.sums[key] = self.sums.get(key, 0.0) + metrics[key]
+        self.steps += 1
+        if self.steps < self.every:
+            return ""
+        means = {key: total / self.steps for key, total in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        self.bad = self.bad + 1 if means["information"] < self.min_information else 0
+        if self.bad < self.patience or self.named_at:
+            return ""
+        self.named_at = step + 1
+        return self._sentence(means)
 
-    def _kind(self, information: float, marginal: float, feature_std: float) -> str:
-        if information < self.min_information:
-            return "uniform" if marginal > 0.9 * math.log(self.num_prototypes) else "one prototype"
-        return "features" if feature_std < self.min_feature_std else ""
-
-    def _sentence(self, kind: str, loss: float, information: float, feature_std: float, step: int) -> str:
+    def _sentence(self, means: Mapping[str, float]) -> str:
         ln_k = math.log(self.num_prototypes)
-        what = {
-            "uniform": f"every tile gets the uniform target, and the loss of {loss:.3f} is ln K = {ln_k:.3f}",
-            "one prototype": f"every tile gets the same target ({information:.4f} nats tell tiles apart)",
-            "features": f"the features of all tiles are alike (spread {feature_std:.4f})",
-        }[kind]
-        advice = {
-            "uniform": "lower the learning rate, sharpen the teacher (loss.teacher_temp) or take fewer prototypes",
-            "one prototype": "lower the learning rate, or check that loss.centre is on",
-            "features": "lower the learning rate or the weight decay",
-        }[kind]
-        return f"collapse at step {step}: {what}; {advice}"
+        if means["marginal_entropy"] > 0.8 * ln_k:
+            what = f"every tile gets the uniform target (loss {means['loss_dino']:.3f}, ln K = {ln_k:.3f})"
+            advice = "lower optim.lr, sharpen the teacher (loss.teacher_temp), or take fewer prototypes"
+        else:
+            what = f"every tile gets the same sharp target (loss {means['loss_dino']:.3f})"
+            advice = "lower optim.lr, and check that loss.centre is on"
+        apart = f"{max(0.0, means['information']):.4f} nats tell tiles apart"
+        return f"collapse at step {self.named_at}: {what}, {apart}; {advice}"
 
-    def state_dict(self) -> dict[str, int | str]:
-        """Return what changes from look to look."""
-        return {"bad": self.bad, "kind": self.kind}
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes from step to step."""
+        return {"sums": dict(self.sums), "steps": self.steps, "bad": self.bad, "named_at": self.named_at}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state that :meth:`state_dict` returned."""
-        self.bad, self.kind = int(state["bad"]), str(state["kind"])
+        self.sums, self.steps = dict(state["sums"]), int(state["steps"])
+        self.bad, self.named_at = int(state["bad"]), int(state["named_at"])

@@ -146,8 +146,8 @@ class DisSettings(Settings):
 class CollapseSettings(Settings):
     """The watch over the run."""
 
-    every: int = Field(50, ge=1)
-    """Steps between looks."""
+    every: int = Field(20, ge=1)
+    """Steps between looks; three bad looks in a row name a collapse."""
     stop: bool = False
     """Stop the run when it collapses, instead of saying so."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ import torch
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, TrainingStoppedError
 from histogen.seeds import derive_seed
 from histogen.ssl import losses
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch
+from histogen.ssl.monitor import CollapseWatch, information
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
 from histogen.ssl.settings import SslSettings
@@ -96,6 +98,7 @@ class DinoTask:
         self.centre = Centre(settings.model.prototypes, settings.loss.centre_momentum).to(device)
         self.optimizer = build_adamw(self.student)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.watch = CollapseWatch(settings.model.prototypes, every=settings.collapse.every)
         self.make_views = ViewMaker(settings, normalisation, device)
         if device.type == "cpu":
             unfuse_attention(self.student, self.teacher)
@@ -128,8 +131,16 @@ class DinoTask:
         values = dict(zip(metrics, processes.all_mean(torch.stack(list(metrics.values()))).tolist(), strict=True))
         if math.isfinite(values["loss"]):
             self._update(step, torch.cat(raws, dim=1))
+            self._look(values, step)
         values["centre_norm"] = float(self.centre.value.norm())
         return {**values, "lr": self.schedules.lr(step), "momentum": self.schedules.momentum(step)}
+
+    def _look(self, values: dict[str, float], step: int) -> None:
+        sentence = self.watch.add(values, step=step)
+        if sentence and self.settings.collapse.stop:
+            raise TrainingStoppedError(sentence)
+        if sentence and processes.is_main():
+            sys.stderr.write(f"{sentence}\n")
 
     def _update(self, step: int, raw: torch.Tensor) -> None:
         if self.settings.loss.centre:
@@ -161,7 +172,11 @@ class DinoTask:
         temperature = self.teacher_temp(step)
         targets = losses.teacher_probs(raw, self.centre.value, temperature)
         loss = losses.dino_loss(own, targets, student_temp=self.settings.loss.student_temp)
-        metrics = {"loss_dino": loss, "entropy": losses.entropy(targets), "feature_std": feature_std(features)}
+        marginal, told_apart = information(targets.flatten(0, 1))
+        metrics = {
+            "loss_dino": loss, "entropy": marginal - told_apart, "marginal_entropy": marginal,
+            "information": told_apart, "feature_std": feature_std(features),
+        }  # fmt: skip
         if views.interpolated is not None:
             seen = torch.cat([found[1], found[3]]) if 3 in found else found[1]
             other, target_entropy = self._disentangle(seen, outputs, views, batch, temperature)
@@ -207,11 +222,12 @@ class DinoTask:
             "centre": self.centre.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "watch": self.watch.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state that :meth:`state_dict` returned."""
-        for name in ("student", "teacher", "centre", "optimizer", "scaler"):
+        for name in ("student", "teacher", "centre", "optimizer", "scaler", "watch"):
             getattr(self, name).load_state_dict(state[name])
 
 

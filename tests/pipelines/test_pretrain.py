@@ -1,0 +1,273 @@
+"""``pretrain``: what is learnt, exact resume, Gen-DINO's wiring, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from histogen.encoders.base import load_encoder
+from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
+from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import PretrainConfig
+from histogen.store.jpeg import encode_jpeg
+from histogen.store.layout import Column
+from histogen.store.tile_store import TileStore
+from histogen.training.journal import read_journal
+
+TINY: dict[str, Any] = {
+    "model": {
+        "name": "vit_tiny_patch16_224",
+        "arguments": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2},
+        "prototypes": 64, "head_hidden": 64, "head_bottleneck": 32,
+    },
+    "crops": {"global_px": 16, "local_px": 8, "num_local": 2},
+    "optim": {"num_steps": 12, "batch": 8, "warmup_epochs": 0.5, "lr": 2e-3},
+    "log_every": 3, "checkpoint_every": 2,
+}  # fmt: skip
+NUM_TILES = 32
+
+
+def textured_tiles(number: int, px: int = 16, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles of three kinds of stripes in random colours and phases; colour says nothing of the kind."""
+    rng = np.random.default_rng(seed)
+    kinds = np.arange(number) % 3
+    y, x = np.mgrid[:px, :px]
+    tiles = np.empty((number, px, px, 3), np.uint8)
+    for i, kind in enumerate(kinds):
+        wave = np.sin([x, y, x + y][kind] * 1.6 + rng.uniform(0, 6.3))[..., None]
+        tiles[i] = np.clip(rng.uniform(90, 170, 3) + 60 * wave + rng.normal(0, 10, (px, px, 3)), 0, 255)
+    return tiles, kinds
+
+
+def write_store(path: Path, tiles: np.ndarray, kind: str = "slide", **columns: Any) -> Path:
+    store = TileStore.create(
+        path, kind=kind, store_id=path.stem, tile_px=tiles.shape[1], mpp=0.5, num_tiles=len(tiles), provenance={},
+        columns=columns,
+    )  # fmt: skip
+    for shard in range(store.num_shards):
+        payloads = [encode_jpeg(tiles[i]) for i in store.shard_range(shard)]
+        store.commit("tiles", shard, store.write_tiles(shard, payloads))
+    return path
+
+
+def synthetic_columns(number: int, per_source: int, store: str = "s", pairing: str = "matching") -> dict[str, Any]:
+    source = np.repeat(np.arange(number), per_source)
+    shift = 1 if pairing == "matching" else 3
+    partner = source ^ 1 if pairing == "matching" else (source + shift) % number
+    return {
+        "source_store": Column(np.zeros(len(source), np.int32), [store]),
+        "source_index": source,
+        "partner_store": Column(np.zeros(len(source), np.int32), [store]),
+        "partner_index": partner,
+        "alpha": np.linspace(0.3, 0.7, len(source)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    tiles, _ = textured_tiles(NUM_TILES)
+    write_store(folder / "real" / "s.zarr", tiles)
+    made, _ = textured_tiles(2 * NUM_TILES, seed=1)
+    write_store(folder / "gen" / "g.zarr", made, "generative", **synthetic_columns(NUM_TILES, 2))
+    write_store(folder / "int" / "i.zarr", made[:NUM_TILES], "interpolated", **synthetic_columns(NUM_TILES, 1))
+    other = synthetic_columns(NUM_TILES, 1, pairing="arbitrary")
+    write_store(folder / "int-any" / "i.zarr", made[:NUM_TILES], "interpolated", **other)
+    return folder
+
+
+def config(stores: Path, out: Path, **changes: Any) -> PretrainConfig:
+    values = {"tiles": [stores / "real"], "out": out, **TINY}
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    return PretrainConfig(**values)
+
+
+def digest(out: Path) -> str:
+    return json.loads((out / "run.json").read_text())["results"]["weights_sha256"]
+
+
+GEN_DINO = {"generative": "gen", "interpolated": "int"}
+
+
+def gen(stores: Path, **more: Any) -> dict[str, Any]:
+    return {key: stores / value for key, value in GEN_DINO.items()} | more
+
+
+def test_the_run_folder_is_whole_and_loads_with_timm(stores: Path, tmp_path: Path) -> None:
+    outcome = pretrain.run(config(stores, tmp_path / "run"))
+    out = tmp_path / "run"
+    assert {p.name for p in out.iterdir()} == {
+        "config.yaml", "run.json", "metrics.jsonl", "checkpoints", "curves.svg", "encoder", "README.md",
+    }  # fmt: skip
+    rows = read_journal(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [3, 6, 9, 12]
+    assert all(0 < row["loss"] < 10 and row["loss"] == row["loss_dino"] for row in rows)
+    encoder = load_encoder(out)
+    theirs = timm.create_model(f"local-dir:{out / 'encoder'}", pretrained=True).eval()
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(encoder(images), theirs((images - encoder.mean) / encoder.std))
+    assert outcome.summary.startswith("DINO on 32 tiles")
+    assert encoder.card.name in (out / "README.md").read_text()
+
+
+def test_an_existing_run_is_left_alone_and_a_finished_one_is_not_run_again(stores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain.run(config(stores, out))
+    before = (out / "metrics.jsonl").stat().st_mtime_ns
+    with pytest.raises(OutputExistsError):
+        pretrain.run(config(stores, out))
+    pretrain.run(config(stores, out, resume=True))
+    assert (out / "metrics.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"cannot resume .*optim.batch: 8 -> 16"):
+        pretrain.run(config(stores, out, resume=True, optim={"batch": 16}))
+
+
+@pytest.mark.parametrize("method", ["dino", "gen-dino"])
+def test_killed_and_resumed_equals_uninterrupted(stores: Path, tmp_path: Path, method: str) -> None:
+    more = gen(stores) if method == "gen-dino" else {}
+    whole = config(stores, tmp_path / "whole" / "run", workers=0, **more)
+    pretrain.run(whole)
+    killed = config(stores, tmp_path / "killed" / "run", **more)
+    script = """
+import sys, time
+from histogen.pipelines import pretrain
+from histogen.ssl.task import DinoTask
+inner = DinoTask.step
+DinoTask.step = lambda self, step: (time.sleep(0.05), inner(self, step))[1]
+config = pretrain.PretrainConfig.model_validate_json(sys.argv[1])
+pretrain.run(config.model_copy(update={"resume": True}))
+"""
+    for wanted in ("step-00000002", "step-00000006"):
+        child = subprocess.Popen([sys.executable, "-c", script, killed.model_dump_json()], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (killed.out / "checkpoints" / f"{wanted}.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+    pretrain.run(killed.model_copy(update={"resume": True}))
+    assert digest(killed.out) == digest(whole.out)
+    for name in ("metrics.jsonl", "encoder/model.safetensors", "curves.svg"):
+        assert (killed.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+
+
+def test_same_seed_same_weights_other_seed_others(stores: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pretrain.run(config(stores, tmp_path / name, seed=seed, workers=0 if name == "a" else 2))
+    assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+
+
+@pytest.mark.parametrize("mode", ["alg1", "figure", "figure+local"])
+@pytest.mark.parametrize("pairing", ["matching", "arbitrary"])
+def test_gen_dino_trains_in_every_mode(stores: Path, tmp_path: Path, mode: str, pairing: str) -> None:
+    more = gen(stores, dis={"mode": mode, "pairing": pairing}, optim={"num_steps": 3})
+    if pairing == "arbitrary":
+        more["interpolated"] = stores / "int-any"
+    pretrain.run(config(stores, tmp_path / "run", **more))
+    row = read_journal(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert row["loss"] == pytest.approx(row["loss_dino"] + row["loss_dis"], rel=1e-5)
+    assert 0 < row["entropy_dis"] <= np.log(64) + 1e-6
+
+
+def test_pairs_only_and_disentanglement_only(stores: Path, tmp_path: Path) -> None:
+    pretrain.run(config(stores, tmp_path / "pairs", generative=stores / "gen"))
+    pretrain.run(config(stores, tmp_path / "dis", interpolated=stores / "int"))
+    assert "loss_dis" not in read_journal(tmp_path / "pairs" / "metrics.jsonl")[0]
+    assert "loss_dis" in read_journal(tmp_path / "dis" / "metrics.jsonl")[0]
+    assert json.loads((tmp_path / "dis" / "run.json").read_text())["results"]["method"] == "Gen-DINO (disentanglement)"
+
+
+def test_init_from_continues_and_reports(stores: Path, tmp_path: Path) -> None:
+    pretrain.run(config(stores, tmp_path / "first"))
+    pretrain.run(config(stores, tmp_path / "second", init_from=str(tmp_path / "first"), optim={"num_steps": 1}))
+    results = json.loads((tmp_path / "second" / "run.json").read_text())["results"]
+    assert results["init_from"].endswith("loaded")
+    deeper = {"arguments": {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2}}
+    model = {**TINY["model"], **deeper}
+    with pytest.raises(EncoderError, match=r"12 missing \(blocks.2.norm1.weight"):
+        pretrain.run(config(stores, tmp_path / "third", init_from=str(tmp_path / "first"), model=model))
+    part = config(
+        stores, tmp_path / "fourth", init_from=str(tmp_path / "first"), model=model, init_partial=True,
+        optim={"num_steps": 1},
+    )  # fmt: skip
+    pretrain.run(part)
+
+
+def test_something_is_learnt(tmp_path: Path) -> None:
+    """Stripes in noise, all of about one colour, are told apart by k-NN after training and hardly before."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng, kinds = np.random.default_rng(0), np.arange(300) % 3
+    y, x = np.mgrid[:32, :32]
+    waves = np.stack([np.sin([x, y, x + y][kind] + rng.uniform(0, 6.3)) for kind in kinds])[..., None]
+    glass = rng.uniform(118, 137, (300, 1, 1, 3))
+    tiles = np.clip(glass + 35 * waves + rng.normal(0, 15, (300, 32, 32, 3)), 0, 255).astype(np.uint8)
+    write_store(tmp_path / "s.zarr", tiles)
+    model = {**TINY["model"], "arguments": {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}}
+    settings = config(
+        tmp_path, tmp_path / "run", tiles=[tmp_path / "s.zarr"], model=model,
+        crops={"global_px": 32, "local_px": 16},
+        optim={
+            "num_steps": 120, "batch": 48, "lr": 3e-3, "warmup_epochs": 1, "weight_decay_end": 0.04,
+            "freeze_last_layer_epochs": 0.0, "precision": "float32",
+        },
+        augment={"blur": (0.0, 0.0, 0.0), "flip": 0.0, "normalise": "tiles"},
+        loss={"teacher_momentum": 0.9, "teacher_temp": 0.03, "teacher_temp_start": 0.03}, checkpoint_every=120,
+    )  # fmt: skip
+    pretrain.run(settings)
+
+    def accuracy(backbone: Any) -> float:
+        images = (torch.from_numpy(tiles).permute(0, 3, 1, 2) - encoder.mean) / encoder.std
+        with torch.no_grad():
+            features = torch.nn.functional.normalize(backbone(images), dim=1).numpy()
+        knn = KNeighborsClassifier(5).fit(features[:200], kinds[:200])
+        return float((knn.predict(features[200:]) == kinds[200:]).mean())
+
+    encoder = load_encoder(tmp_path / "run")
+    untrained = pretrain.build_networks(settings, seed=0)[1].backbone.eval()
+    before, after = accuracy(untrained), accuracy(encoder.backbone)
+    assert before < 0.6, "the tiles are too easy to show learning"
+    assert after > before + 0.15, (before, after)
+
+
+def bad_inputs(stores: Path, folder: Path) -> list[tuple[dict[str, Any], type[Exception], str]]:
+    tiles, _ = textured_tiles(NUM_TILES)
+    elsewhere = write_store(folder / "e.zarr", tiles, "generative", **synthetic_columns(NUM_TILES, 1, store="other"))
+    partly = write_store(folder / "p.zarr", tiles[:20], "generative", **synthetic_columns(20, 1))
+    no_source = write_store(folder / "n.zarr", tiles, "generative")
+    return [
+        ({"generative": elsewhere}, StoreError, "none of the 32 generative tiles was made from these 32 tiles"),
+        ({"generative": partly}, StoreError, "12 of 32 tiles have no generative tile, the first is s:20"),
+        ({"generative": no_source}, StoreError, "has no column 'source_store'"),
+        ({"generative": stores / "int"}, StoreError, "are of kind interpolated"),
+        ({"interpolated": stores / "int-any"}, ConfigError, "only 0 of 32 tiles are their partner's partner"),
+        ({"crops": {"global_px": 24}}, ConfigError, "tiles of 16 px are smaller than the global crops of 24 px"),
+        ({"optim": {"batch": 64}}, ConfigError, "a batch of 64 cannot be drawn from 32 tiles"),
+        ({"optim": {"batch": 9, "accumulate": 2}}, ConfigError, "does not split evenly"),
+        ({"optim": {"precision": "float16"}}, ConfigError, "needs a GPU"),
+    ]
+
+
+def test_bad_input_is_one_sentence_before_anything_is_written(stores: Path, tmp_path: Path) -> None:
+    for number, (changes, error, message) in enumerate(bad_inputs(stores, tmp_path)):
+        with pytest.raises(error, match=message):
+            pretrain.run(config(stores, tmp_path / str(number), **changes))
+        assert not (tmp_path / str(number)).exists()
+
+
+def test_missing_synthetic_tiles_can_be_allowed(stores: Path, tmp_path: Path) -> None:
+    tiles, _ = textured_tiles(20, seed=3)
+    partly = write_store(tmp_path / "p.zarr", tiles, "generative", **synthetic_columns(20, 1))
+    pretrain.run(config(stores, tmp_path / "run", generative=partly, gen={"allow_missing": True}))
