@@ -18,7 +18,7 @@ from histogen.seeds import derive_seed
 from histogen.ssl import losses
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch
-from histogen.ssl.monitor import CollapseWatch, information
+from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, rank_me
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
 from histogen.ssl.settings import SslSettings
@@ -164,7 +164,7 @@ class DinoTask:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             with torch.no_grad():
                 extra = [] if views.partners is None else [views.partners]
-                outputs, _ = self.teacher([views.globals, *extra])
+                outputs, seen_by_teacher = self.teacher([views.globals, *extra])
             crops = [views.globals, views.interpolated, views.locals, views.interpolated_locals]
             student, features = self._parallel([crop for crop in crops if crop is not None])
         raw, found = outputs[0], dict(zip((k for k, c in enumerate(crops) if c is not None), student, strict=True))
@@ -177,6 +177,10 @@ class DinoTask:
             "loss_dino": loss, "entropy": marginal - told_apart, "marginal_entropy": marginal,
             "information": told_apart, "feature_std": feature_std(features),
         }  # fmt: skip
+        if (step + 1) % self.settings.collapse.every == 0:
+            first, second = seen_by_teacher[: 2 * raw.shape[1]].chunk(2)
+            metrics["rank_me"] = torch.tensor(rank_me(first), device=self.device)
+            metrics["neighbours"] = torch.tensor(neighbour_consistency(first, second), device=self.device)
         if views.interpolated is not None:
             seen = torch.cat([found[1], found[3]]) if 3 in found else found[1]
             other, target_entropy = self._disentangle(seen, outputs, views, batch, temperature)
