@@ -23,6 +23,7 @@ R = TypeVar("R")
 
 CONNECT_SECONDS = 60
 REFRESH_SECONDS = 5.0
+LOST_SCHEDULER = "the connection to the Dask scheduler was lost; start it again and --resume"
 QUIET = logging.CRITICAL
 MAX_DEATHS = 1
 """Dask blames every unit that a dying worker held; a unit blamed more often than this is tried again alone."""
@@ -84,6 +85,17 @@ class OnDask:
             yield from ((position, outcome) for _, outcome in self._stream(function, [arguments[position]]))
 
     def _stream(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
+        """Run all calls; when the scheduler goes away, the rest of them is lost."""
+        seen = set()
+        try:
+            for position, outcome in self._submit_all(function, arguments):
+                seen.add(position)
+                yield position, outcome
+        except (RuntimeError, OSError):  # what a closed client raises
+            rest = (position for position in range(len(arguments)) if position not in seen)
+            yield from ((position, Lost(LOST_SCHEDULER)) for position in rest)
+
+    def _submit_all(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
         """At most two calls per worker thread are submitted at any time, so that the scheduler stays small."""
         from distributed import as_completed
 
@@ -119,8 +131,8 @@ def _result(future: Any) -> Any:
         return future.result()
     except KilledWorker:
         return Lost("its worker process died each time that it was tried (out of memory?)", worker_died=True)
-    except CancelledError as error:
-        return Lost(f"the Dask scheduler gave it up ({error})")
+    except CancelledError:
+        return Lost(LOST_SCHEDULER)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from histogen.compute.client import Compute, worker_environments
+from histogen.compute.client import Compute, OnDask, worker_environments
 from histogen.compute.run import UnitFailure, _guarded, run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, SlideError
@@ -220,3 +220,16 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+class GoneClient:
+    """What is left of a client whose scheduler went away."""
+
+    def nthreads(self) -> dict[str, int]:
+        raise RuntimeError("ConnectionPool is closed")
+
+
+def test_when_the_scheduler_goes_away_every_unit_that_is_left_is_a_sentence() -> None:
+    outcomes = list(OnDask(GoneClient()).map(square, [Number(n) for n in range(3)]))
+    assert [position for position, _ in outcomes] == [0, 1, 2]
+    assert all("connection to the Dask scheduler was lost" in outcome.reason for _, outcome in outcomes)
