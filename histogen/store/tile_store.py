@@ -171,9 +171,14 @@ class TileStore:
         """
         payload = self.read_payload(index)
         try:
-            return decode_jpeg(payload, out, self.jpeg)
+            tile = decode_jpeg(payload, out, self.jpeg)
         except (imagecodecs.Jpeg8Error, ValueError) as error:
             raise StoreError(f"tile {index} of store '{self.path}' does not decode ({error}); remake it") from error
+        if tile.shape != (self.tile_px, self.tile_px, 3):
+            raise StoreError(
+                f"tile {index} of store '{self.path}' is {tile.shape}, not {self.tile_px} px RGB; remake it"
+            )
+        return tile
 
     @cached_property
     def tile_ok(self) -> NDArray[np.bool_]:

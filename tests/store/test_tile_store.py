@@ -132,6 +132,15 @@ def test_damage_is_found(tmp_path: Path) -> None:
         store.read_tile(0)
 
 
+def test_a_tile_of_another_size_is_refused(tmp_path: Path) -> None:
+    store = make(tmp_path / "a.zarr", 1)
+    store.write_tiles(0, [encode_jpeg(drawn_tiles(1, 24)[0])])
+    with pytest.raises(StoreError, match=r"is \(24, 24, 3\), not 16 px RGB"):
+        store.read_tile(0)
+    with pytest.raises(StoreError, match="does not decode"):
+        store.read_tile(0, np.empty((16, 16, 3), np.uint8))
+
+
 @pytest.mark.parametrize("index", [-1, 3])
 def test_an_index_out_of_range_is_refused(tmp_path: Path, index: int) -> None:
     with pytest.raises(StoreError, match=f"tile {index} is asked of store 's', which has 3"):
