@@ -15,11 +15,15 @@ MAX_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name and its points; values that are not finite leave a gap."""
+    """One line: its name and its points; values that are not finite leave a gap.
+
+    ``colour`` is its number among the runs of the page, so that a run keeps its colour in charts that others lack.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    colour: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,10 @@ def line_chart(
         for t in nice_range(x_low, x_high, 5)[2]
         if x_low <= t <= x_high
     ]
-    parts += [_line(one, number % NUM_COLOURS, to_x, to_y, smoothed) for number, one in enumerate(drawn)]
+    parts += [_line(one, one.colour % NUM_COLOURS, to_x, to_y, smoothed) for one in drawn]
     parts.append(f'<text x="{width - 8:.0f}" y="{height - 3:.0f}" text-anchor="end">{escape(x_label)}</text>')
     svg = _svg(width, height, title, parts)
-    return f'<figure><p class="chart-title">{escape(title)}</p>{svg}{legend([one.name for one in series])}</figure>'
+    return f'<figure><p class="chart-title">{escape(title)}</p>{svg}{legend(series)}</figure>'
 
 
 def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero_line: bool = False) -> str:
@@ -92,12 +96,12 @@ def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero
     return f"<figure>{_svg(width, height, title, parts)}<figcaption>{escape(title)}</figcaption></figure>"
 
 
-def legend(names: Sequence[str]) -> str:
-    """Return the names with the colour of each."""
+def legend(series: Sequence[Series]) -> str:
+    """Return the names of the lines with the colour of each."""
     items = "".join(
-        f'<li><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="f{i % NUM_COLOURS}" cx="6" cy="6" r="5"/>'
-        f"</svg>{escape(name)}</li>"
-        for i, name in enumerate(names)
+        f'<li><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="f{one.colour % NUM_COLOURS}" cx="6" cy="6" r="5"/>'
+        f"</svg>{escape(one.name)}</li>"
+        for one in series
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -127,11 +131,11 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 def _transformed(series: Series, log_y: bool) -> Series:
     y = [math.log10(v) if v > 0 else math.nan for v in series.y] if log_y else list(series.y)
     if len(y) <= MAX_POINTS:
-        return Series(series.name, series.x, y)
+        return Series(series.name, series.x, y, series.colour)
     # The mean of every stretch, so that thinning hides no trend.
     edges = np.linspace(0, len(y), MAX_POINTS + 1).astype(int)
     means = [_mean(y[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    return Series(series.name, [series.x[i] for i in edges[1:] - 1], means)
+    return Series(series.name, [series.x[i] for i in edges[1:] - 1], means, series.colour)
 
 
 def _mean(values: Sequence[float]) -> float:

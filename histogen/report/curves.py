@@ -48,12 +48,12 @@ def _charts(training: Training) -> list[str]:
     keys = list(training.keys) or [*usual, *[k for k in recorded if k not in (*usual, "step")]]
     charts = []
     for key in keys:
-        series = [_series(name, rows, key) for name, rows in runs.items()]
+        series = [_series(name, rows, key, number) for number, (name, rows) in enumerate(runs.items())]
         if shown := [one for one in series if one.x]:
             charts.append(line_chart(shown, title=key.replace("_", " ")))
     return charts
 
 
-def _series(name: str, rows: Sequence[dict[str, float]], key: str) -> Series:
+def _series(name: str, rows: Sequence[dict[str, float]], key: str, colour: int) -> Series:
     points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
-    return Series(name, [float(x) for x, _ in points], [float(y) for _, y in points])
+    return Series(name, [float(x) for x, _ in points], [float(y) for _, y in points], colour)

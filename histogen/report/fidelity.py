@@ -174,7 +174,7 @@ def _copy_block(copies: Figures) -> str:
     middles = [(a + b) / 2 for a, b in zip(histogram["edges"][:-1], histogram["edges"][1:], strict=True)]
     series = [
         Series(copies["set"], middles, histogram["synthetic"]),
-        Series("held-out real tiles", middles, histogram["held_out"]),
+        Series("held-out real tiles", middles, histogram["held_out"], colour=1),
     ]
     facts = {
         "median ratio": f"{copies['median_synthetic']:.2f}",

@@ -84,3 +84,9 @@ def test_a_broken_metrics_line_is_named(tmp_path) -> None:
     (tmp_path / "m.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     with pytest.raises(HistogenError, match="line 2 of"):
         read_metrics(tmp_path / "m.jsonl")
+
+
+def test_a_run_keeps_its_colour_where_others_have_no_line() -> None:
+    svg = line_chart([Series("Gen-DINO", [0, 1, 2], [1.0, 2.0, 3.0], colour=1)], title="loss dis")
+    assert 'class="f1"' in svg
+    assert 'class="f0"' not in svg
