@@ -99,8 +99,8 @@ def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero
 def legend(series: Sequence[Series]) -> str:
     """Return the names of the lines with the colour of each."""
     items = "".join(
-        f'<li><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="f{one.colour % NUM_COLOURS}" cx="6" cy="6" r="5"/>'
-        f"</svg>{escape(one.name)}</li>"
+        f'<li><svg viewBox="0 0 12 12" aria-hidden="true"><circle class="f{one.colour % NUM_COLOURS}" '
+        f'cx="6" cy="6" r="5"/></svg>{escape(one.name)}</li>'
         for one in series
     )
     return f'<ul class="legend">{items}</ul>'
