@@ -32,6 +32,11 @@ class ConsistencySettings(Settings):
     encoder: str | None = None
     """The encoder; null takes the one that the E-LDM was trained with, from where that run found it."""
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the cosine is needed."""
+        return self.measure or self.least is not None
+
 
 class SynthesizeJpeg(Settings):
     """How tiles are encoded."""
@@ -70,6 +75,14 @@ class SynthesizeConfig(BulkConfig):
     """STORE:INDEX of a synthetic tile to make again from its row; ``out`` is then the picture (.jpg or .png)."""
 
 
+def measuring_encoder(config: SynthesizeConfig) -> str | None:
+    """Return the encoder that measures consistency, by a path that holds in a worker's folder; None when none does."""
+    if not config.consistency.is_measured:
+        return None
+    spec = config.consistency.encoder or encoder_spec(config.eldm)
+    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
 def encoder_spec(eldm: Path) -> str:
     """Return the encoder that the run in ``eldm`` was given.
 
@@ -88,9 +101,6 @@ def create_stores(
     """Write the metadata and columns of one synthetic store per source store, and return them."""
     plan = _plan(config, tiles, pipeline.config["encoder_name"])
     sampler = config.sampler or recorded_sampler(config.eldm)
-    consistency = config.consistency.model_dump(mode="json")
-    if config.consistency.measure or config.consistency.least is not None:
-        consistency["encoder"] = config.consistency.encoder or encoder_spec(config.eldm)
     provenance = {
         "kind": config.kind,
         "seed": config.seed,
@@ -104,7 +114,7 @@ def create_stores(
         "sampler": sampler.model_dump(mode="json"),
         "micro_batch": config.micro_batch,
         "bf16": config.bf16,
-        "consistency": {key: value for key, value in consistency.items() if key != "encoder" or value},
+        "consistency": config.consistency.model_dump(mode="json", exclude={"encoder"}),
     }
     jpeg = JpegSettings(level=config.jpeg.level, subsampling=config.jpeg.subsampling)
     stores = []
@@ -116,7 +126,7 @@ def create_stores(
             path, kind=config.kind, store_id=f"{source.store_id}-{config.kind}", tile_px=pipeline.tile_px,
             mpp=source.mpp, num_tiles=num_tiles, provenance=provenance, jpeg=jpeg, columns=columns,
         )  # fmt: skip
-        if "encoder" in provenance["consistency"]:
+        if config.consistency.is_measured:
             store.create_rows("columns/consistency", (num_tiles,), "float32", fill=float("nan"))
         stores.append(store)
     return stores

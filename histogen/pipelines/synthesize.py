@@ -7,6 +7,7 @@ tile depends on besides the model and the settings in the store's provenance: ``
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,13 +26,16 @@ from histogen.errors import ConfigError, EncoderError, StoreError
 from histogen.files import write_atomic
 from histogen.pipelines.embed import embed_batch, ensure_embeddings
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
-from histogen.pipelines.synthesis_plan import SynthesizeConfig, create_stores, encoder_spec
+from histogen.pipelines.synthesis_plan import SynthesizeConfig, create_stores, encoder_spec, measuring_encoder
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
 
 TILES = "tiles"
+CONSISTENCY_BATCH = 64
+"""Tiles per pass of the measuring encoder; fixed, the last padded."""
+ENCODING_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class SynthesisUnit:
     num_items: int
     tiles: tuple[Path, ...]
     eldm: Path
+    encoder: str | None
     device: str
 
     @property
@@ -66,10 +71,9 @@ def run(config: SynthesizeConfig) -> Outcome:
     _ensure_embedded(config, tiles, pipeline)
     stores = create_stores(config, tiles, pipeline, inputs)
     paths = tuple(store.path.resolve() for store in tiles.stores)
+    eldm, encoder = config.eldm.resolve(), measuring_encoder(config)
     units = [
-        SynthesisUnit(
-            store.path.resolve(), shard, len(store.shard_range(shard)), paths, config.eldm.resolve(), config.device
-        )
+        SynthesisUnit(store.path.resolve(), shard, len(store.shard_range(shard)), paths, eldm, encoder, config.device)
         for store in stores
         for shard in store.missing_shards(TILES)
     ]
@@ -111,16 +115,18 @@ def make_shard(unit: SynthesisUnit) -> dict[str, Any]:
     embeddings = conditioning_embeddings(store, wanted, {s.store_id: s for s in _cached_tiles(unit.tiles).stores})
     images = sample_rows(store, wanted, embeddings, _cached_pipeline(unit.eldm, unit.device))
     keep = np.ones(len(wanted), bool)
-    if "encoder" in store.provenance["consistency"]:
+    if unit.encoder is not None:
         cosines = np.full(len(rows), np.nan, np.float32)
-        measured = measure_consistency(store, images, embeddings, unit.device)
+        measured = measure_consistency(images, embeddings, _cached_encoder(unit.encoder, unit.device))
         cosines[np.searchsorted(rows, wanted)] = measured
         store.write_rows("columns/consistency", unit.shard, cosines)
         least = store.provenance["consistency"]["least"]
         keep = measured >= (-np.inf if least is None else least)
     payloads: list[bytes | None] = [None] * len(rows)
-    for row, image, kept in zip(wanted, images, keep, strict=True):
-        payloads[int(row - rows[0])] = encode_jpeg(image, store.jpeg) if kept else None
+    with ThreadPoolExecutor(ENCODING_THREADS) as pool:
+        made = pool.map(lambda k: encode_jpeg(images[k], store.jpeg), np.flatnonzero(keep).tolist())
+        for row, payload in zip(wanted[keep], made, strict=True):
+            payloads[int(row - rows[0])] = payload
     note = store.write_tiles(unit.shard, payloads)
     store.commit(TILES, unit.shard, note)
     return note
@@ -169,10 +175,9 @@ def sample_rows(store: TileStore, rows: np.ndarray, embeddings: torch.Tensor, pi
     )
 
 
-def measure_consistency(store: TileStore, images: np.ndarray, embeddings: torch.Tensor, device: str) -> np.ndarray:
+def measure_consistency(images: np.ndarray, embeddings: torch.Tensor, encoder: Encoder) -> np.ndarray:
     """Return the cosine between each tile's own embedding and the one it was made from, float32 [B]."""
-    encoder, height = _cached_encoder(store.provenance["consistency"]["encoder"], device), 64
-    again = []
+    again, height = [], CONSISTENCY_BATCH
     for start in range(0, len(images), height):
         part = images[start : start + height]
         padded = np.concatenate([part, np.zeros((height - len(part), *part.shape[1:]), np.uint8)])

@@ -1,0 +1,97 @@
+"""Samplers of one trained E-LDM: network evaluations, CPU time a tile, and fidelity to real tiles.
+
+    python benchmarks/samplers.py TILES --eldm RUN [--num 256] [--encoder E …]
+
+Every sampler makes one tile of each of ``--num`` tiles that the run kept out of training, from the same seeds, with the
+same micro-batch. The peer of every row is DDIM with 50 steps and guidance in all of them, in the same run. Fidelity is
+the Frechet distance of embeddings by the conditioning encoder (or ``--encoder``) to all held-out tiles, and the mean
+cosine between a tile's embedding and that of its source, after the mean of the held-out tiles is taken off both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from common import Clock, machine
+from numpy.typing import NDArray
+
+from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
+from histogen.diffusion.sampling import SamplerSettings, num_evaluations
+from histogen.encoders.base import Encoder, load_encoder
+from histogen.evaluation.fidelity import frechet_distance
+from histogen.pipelines.embed import embed_batch
+from histogen.pipelines.train_autoencoder import HeldoutSettings, split_heldout
+from histogen.seeds import derive_seed
+from histogen.store.tile_set import TileSet
+
+FULL = (0.0, 1.0)
+SAMPLERS = (
+    SamplerSettings(name="ddim", steps=50, interval=FULL),
+    SamplerSettings(),
+    SamplerSettings(guidance=1.0),
+    SamplerSettings(interval=FULL),
+    SamplerSettings(steps=10),
+    SamplerSettings(guidance=3.0),
+    SamplerSettings(name="unipc"),
+    SamplerSettings(name="heun", steps=10),
+    SamplerSettings(name="ddim", steps=20),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tiles", type=Path, nargs="+")
+    parser.add_argument("--eldm", type=Path, required=True)
+    parser.add_argument("--encoder", default=None)
+    parser.add_argument("--num", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=len(SAMPLERS))
+    options = parser.parse_args()
+    print(machine("torch", "diffusers"), f"threads {torch.get_num_threads()}", flush=True)
+    recorded = yaml.safe_load((options.eldm / "config.yaml").read_text())
+    tiles, pipeline = TileSet.open_(options.tiles), load_pipeline(options.eldm)
+    _, heldout = split_heldout(len(tiles), HeldoutSettings(**recorded["heldout"]), recorded["seed"])
+    encoder = load_encoder(options.encoder or recorded["encoder"])
+    sources = heldout[: options.num]
+    conditions = torch.from_numpy(tiles.read_rows(f"embeddings/{pipeline.config['encoder_name']}", sources))
+    real = embedded(encoder, tiles.read_tiles(heldout))
+    print(
+        f"{len(sources)} tiles from {len(heldout)} held-out ones, seen by {encoder.card.name}; lower Frechet is better"
+    )
+    compare(pipeline, conditions.float(), encoder, real, SAMPLERS[: options.rows])
+
+
+def compare(
+    pipeline: EldmPipeline, conditions: torch.Tensor, encoder: Encoder, real: NDArray[np.float64],
+    samplers: tuple[SamplerSettings, ...],
+) -> None:  # fmt: skip
+    seeds = [derive_seed(0, "sampler benchmark", k) for k in range(len(conditions))]
+    peer: float | None = None
+    for sampler in samplers:
+        pipeline(conditions[:16], seeds[:16], sampler=sampler)  # warms up
+        with Clock() as clock:
+            images = pipeline(conditions, seeds, sampler=sampler)
+        peer = peer or clock.cpu
+        made = embedded(encoder, images)
+        name = f"{sampler.name} {sampler.steps}, guidance {sampler.guidance:g} in {sampler.interval}"
+        cost = f"{num_evaluations(sampler, pipeline.scheduler)} evaluations, {1000 * clock.cpu / len(seeds):.1f} CPU-ms"
+        near = consistency(made, real[: len(made)], real.mean(0))
+        distance = frechet_distance(made, real)
+        print(f"{name:<44s} {cost} ({peer / clock.cpu:.2f} x), Frechet {distance:.4f}, cosine {near:.3f}", flush=True)
+
+
+def embedded(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    pieces = [embed_batch(encoder, images[start : start + 64]) for start in range(0, len(images), 64)]
+    return np.concatenate(pieces).astype(np.float64)
+
+
+def consistency(made: NDArray[np.float64], source: NDArray[np.float64], mean: NDArray[np.float64]) -> float:
+    a, b = made - mean, source - mean
+    return float(np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+
+
+if __name__ == "__main__":
+    main()
