@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_the_package_list_names_every_folder_with_python() -> None:
     folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "histogen").rglob("__init__.py")} | {
-        "histogen.cli"
+        "histogen.cli",
+        "histogen.configs",
     }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
     assert not (ROOT / "histogen" / "cli").exists()
@@ -59,6 +60,8 @@ COMMANDS = {
     "train-eldm": "train_eldm:TrainEldmConfig",
     "synthesize": "synthesize:SynthesizeConfig",
     "benchmark": "benchmark:BenchmarkConfig",
+    "fidelity": "fidelity:FidelityConfig",
+    "export": "export:ExportConfig",
     "run": "run:RunConfig",
 }
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

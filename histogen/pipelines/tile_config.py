@@ -38,6 +38,8 @@ class TileConfig(BulkConfig):
     """Step between tiles, pixels; default: tile_px, no overlap."""
     edge: Literal["drop", "pad"] = "drop"
     """Tiles that reach over the slide's border: left out, or filled with white."""
+    max_enlargement: float = Field(default=2.0, ge=1)
+    """How many times coarser than the tiles a slide may be; beyond it tiles would show interpolation, not tissue."""
     reader: Literal["auto", "native", "openslide", "tiatoolbox"] = "auto"
     slide_mpp: float | None = Field(default=None, gt=0)
     """Microns per pixel of level 0: goes before what a file states (or does not), after what a manifest states."""
