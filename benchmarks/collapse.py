@@ -68,13 +68,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_tiles(folder / "tiles.zarr")
-        found = {}
+        found: dict[str, list[int | None]] = {}
         for word, number in (("broken", given.broken), ("healthy", given.healthy)):
-            results = [run(folder, seed, given.steps, word == "broken") for seed in range(number)]
-            found[word] = [step for step, _ in results]
-            if given.trace:
-                for seed, (step, rows) in enumerate(results):
-                    print(word, seed, step, [f"{r['information']:.3f}/{r['marginal_entropy']:.2f}" for r in rows])
+            found[word] = []
+            for seed in range(number):
+                step, rows = run(folder, seed, given.steps, word == "broken")
+                found[word].append(step)
+                if given.trace:
+                    seen = [f"{r['information']:.3f}/{r['marginal_entropy']:.2f}" for r in rows]
+                    print(word, seed, step, *seen, flush=True)
     named = sum(step is not None for step in found["broken"])
     false = sum(step is not None for step in found["healthy"])
     steps = [step for step in found["broken"] if step is not None]

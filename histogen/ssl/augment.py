@@ -12,6 +12,9 @@ from histogen.ssl.colour import colour_, colour_one_
 from histogen.ssl.draws import Draws, ViewSpec, draw_views
 from histogen.ssl.resample import iter_resampled, resample
 
+CPU_TILES = 2
+"""Tiles whose matrices are made together on a CPU; more would not fit its cache."""
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -22,9 +25,8 @@ class Normalisation:
 
     def apply(self, views: torch.Tensor, out: torch.Tensor) -> None:
         """Write the normalised ``views`` [..., 3, h, w] to ``out``."""
-        mean = torch.tensor(self.mean, device=views.device).view(3, 1, 1)
-        inverse = 1.0 / torch.tensor(self.std, device=views.device).view(3, 1, 1)
-        torch.sub(views, mean, out=out).mul_(inverse)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            torch.mul(views[..., channel, :, :] - mean, 1.0 / std, out=out[..., channel, :, :])
 
 
 def make_views(
@@ -66,8 +68,10 @@ def make_views(
 def _write_one_by_one(
     pixels: torch.Tensor, draws: Draws, slots: np.ndarray, normalisation: Normalisation, out: torch.Tensor
 ) -> None:
-    for b, v, view in iter_resampled(pixels, draws, out.shape[-1]):
-        normalisation.apply(colour_one_(view, draws, b, v), out[int(slots[b, v]), b])
+    for start in range(0, len(pixels), CPU_TILES):
+        part = draws.part(slice(start, start + CPU_TILES))
+        for b, v, view in iter_resampled(pixels[start : start + CPU_TILES], part, out.shape[-1]):
+            normalisation.apply(colour_one_(view, part, b, v), out[int(slots[start + b, v]), start + b])
 
 
 def _write_at_once(

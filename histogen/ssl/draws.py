@@ -70,6 +70,10 @@ class Draws:
     stain: np.ndarray
     """[B, V, 6]: three factors, three shifts, of optical density; NaN is none."""
 
+    def part(self, rows: slice) -> Draws:
+        """Return the draws of some of the tiles."""
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     def take(self, slots: np.ndarray) -> Draws:
         """Return the draws of view ``slots[b, v]`` of each tile: int [B, V']."""
         rows = np.arange(len(slots))[:, None]
