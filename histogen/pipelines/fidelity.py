@@ -141,7 +141,9 @@ def find_copies(
         train_rows, train = _layouts(sets.train, np.arange(len(sets.train)), bar)
         held_rows = drawn_rows(len(sets.held_out), limit, seed=seed, name="held out")
         _, held_out = _layouts(sets.held_out, held_rows, bar)
-        usual = memorisation.copy_scores(held_out, train, device=device)
+        usual, duplicates = memorisation.without_duplicates(memorisation.copy_scores(held_out, train, device=device))
+        if not len(usual.ratio):
+            raise ConfigError("every held-out tile is a duplicate of a training tile; give tiles that were held out")
         for name, tiles in sets.synthetic.items():
             rows = drawn_rows(len(tiles), limit, seed=seed, name=name)
             judged, layouts = _layouts(tiles, rows, bar)
@@ -159,7 +161,8 @@ def find_copies(
                 )
                 for i in nearest
             ]
-            counts = {"set": name, "judged": len(judged), "plain": len(rows) - len(judged)}
+            counts: dict[str, Any] = {"set": name, "judged": len(judged), "plain": len(rows) - len(judged)}
+            counts["duplicates"] = duplicates
             listed = [{"synthetic": p.synthetic, "training": p.training, "ratio": p.ratio} for p in pairs]
             reports.append({**counts, **copy_figures(report, scores, usual), "pairs": listed})
             pictures[name] = pairs

@@ -92,9 +92,15 @@ def copy_sentence(copies: Figures) -> str:
     """Return one sentence on whether a set holds copies, with what real tiles give beside it."""
     share, usual = 100 * copies["flagged_share"], 100 * copies["quantile"]
     finding = "more copies than chance" if _is_copying(copies) else "no sign of copying"
+    duplicates = copies["duplicates"]
+    note = (
+        f" ({duplicates:,} held-out tiles are training tiles over again: left out here, but not of the distances)"
+        if duplicates
+        else ""
+    )
     return (
         f"{copies['set']}: {share:.1f} % of {copies['judged']:,} tiles are nearer to a training tile than "
-        f"{usual:g} % of held-out real tiles are; {finding}"
+        f"{usual:g} % of held-out real tiles are; {finding}{note}"
     )
 
 

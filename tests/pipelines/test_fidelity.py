@@ -140,6 +140,18 @@ def test_figures_copies_and_page(folder: Path) -> None:
     assert "| generative |" in (folder / "out" / "fidelity.md").read_text()
 
 
+def test_held_out_tiles_that_are_training_tiles_under_another_name_are_found(folder: Path) -> None:
+    """They would set a threshold of nearly zero, below which no planted copy is found."""
+    real = open_tiles(folder / "real.zarr")
+    leaking = np.concatenate([tissue(50, 20), real.read_tiles(np.arange(10))])
+    write(folder / "held.zarr", leaking, "slide")
+    outcome = fidelity.run(config(folder, held_out=[folder / "held.zarr"], held_out_where={}))
+    generative = outcome.results["copies"][0]
+    assert (generative["duplicates"], generative["held_out"]) == (10, 50)
+    assert generative["flagged"] >= 12
+    assert "10 held-out tiles are training tiles over again" in outcome.summary
+
+
 def test_held_out_tiles_must_be_held_out(folder: Path) -> None:
     with pytest.raises(ConfigError, match="60 held-out tiles are training tiles too"):
         fidelity.run(config(folder, train_where={}))

@@ -51,7 +51,7 @@ def test_recipes_come_before_their_runs(benchmark_json: dict[str, Any]) -> None:
 
 def copies(flagged_share: float, judged: int = 1000, held_out: int = 1000) -> dict[str, Any]:
     return {
-        "set": "generative", "judged": judged, "plain": 3, "held_out": held_out, "quantile": 0.01,
+        "set": "generative", "judged": judged, "plain": 3, "duplicates": 0, "held_out": held_out, "quantile": 0.01,
         "flagged": round(flagged_share * judged), "flagged_share": flagged_share, "threshold": 0.5, "closer": 0.5,
         "median_synthetic": 1.1, "median_held_out": 1.2,
         "histogram": {"edges": [0.0, 1.0, 2.0], "synthetic": [0.4, 0.6], "held_out": [0.3, 0.7]},
@@ -66,6 +66,8 @@ def test_copying_is_claimed_only_beyond_chance(share: float, judged: int, held_o
     sentence = copy_sentence(copies(share, judged, held_out))
     assert sentence.endswith("more copies than chance" if copying else "no sign of copying")
     assert f"{100 * share:.1f} % of {judged:,} tiles" in sentence
+    leaking = copy_sentence({**copies(share, judged, held_out), "duplicates": 7})
+    assert "(7 held-out tiles are training tiles over again" in leaking
 
 
 def test_fidelity_page_text_and_table(tmp_path: Path) -> None:
