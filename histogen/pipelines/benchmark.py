@@ -178,6 +178,11 @@ def encoder_notes(encoders: Sequence[dict[str, Any]]) -> list[str]:
         supervision = encoder["card"]["supervision"]
         if supervision and not supervision.startswith("none"):
             found.append(f"{encoder['name']} was made with labels: {supervision}.")
+    if len(encoders) > 1 and not any("#" in encoder["name"] for encoder in encoders):
+        found.append(
+            "One training run of each encoder: the intervals cover the choice of test tiles, not of training seeds; "
+            "compare several runs (NAME#1=…, NAME#2=…) before believing a difference."
+        )
     return found
 
 

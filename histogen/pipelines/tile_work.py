@@ -145,8 +145,8 @@ def build_grid(slide: BaseSlide, config: TileConfig, mpp: float | str) -> Grid:
     target = slide_mpp.mean if mpp == "native" else float(mpp)
     if slide_mpp.mean > target * config.max_enlargement:
         raise SlideError(
-            f"slide '{slide.slide_id}' is at {slide_mpp.mean:.4g} microns per pixel, "
-            f"{slide_mpp.mean / target:.3g} times coarser than the tiles; choose a coarser mpp, or raise max_enlargement ({config.max_enlargement:g})"
+            f"slide '{slide.slide_id}' is at {slide_mpp.mean:.4g} microns per pixel, {slide_mpp.mean / target:.3g} "
+            f"times coarser than the tiles; choose a coarser mpp, or raise max_enlargement ({config.max_enlargement:g})"
         )
     stride = config.tile_px if config.stride_px is None else config.stride_px
     return Grid(slide.extent, slide_mpp, config.tile_px, stride, target, config.edge)
