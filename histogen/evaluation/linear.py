@@ -88,7 +88,8 @@ def fit_linear(
         std = torch.where(std > 0, std, torch.ones_like(std))
         if protocol == "uni":
             mean, std = torch.zeros_like(mean), torch.ones_like(std)
-        x = (matrix - mean) / std
+        # in float32 the line search ends at the rounding of the loss, before the gradient is small
+        x = ((matrix - mean) / std).double()
         found = minimize(
             lambda flat: _objective(flat, x, target, num_classes, penalty, protocol),
             _pack(start.weight, start.bias) if start else np.zeros(num_classes * (x.shape[1] + 1)),
@@ -97,7 +98,7 @@ def fit_linear(
             options=options,
         )
     weight, bias = _unpack(found.x, num_classes, x)
-    return LinearProbe(weight, bias, mean, std, penalty, int(found.nit), bool(found.success))
+    return LinearProbe(weight.float(), bias.float(), mean, std, penalty, int(found.nit), bool(found.success))
 
 
 def choose_penalty(
@@ -157,8 +158,8 @@ def _objective(
     weight, bias = _unpack(flat, num_classes, x)
     log_p = torch.log_softmax(x @ weight.T + bias, dim=1)
     rows = torch.arange(len(x), device=x.device)
-    loss = -log_p[rows, target].mean(dtype=torch.float64).item()
-    size = weight.double().norm().item()
+    loss = -log_p[rows, target].mean().item()
+    size = weight.norm().item()
     residual = log_p.exp_()
     residual[rows, target] -= 1
     residual /= len(x)
@@ -173,7 +174,7 @@ def _pack(weight: Tensor, bias: Tensor) -> NDArray[np.float64]:
 
 
 def _unpack(flat: NDArray[np.float64], num_classes: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    values = torch.as_tensor(flat, dtype=torch.float32, device=x.device)
+    values = torch.as_tensor(flat, dtype=x.dtype, device=x.device)
     split = num_classes * x.shape[1]
     return values[:split].view(num_classes, -1), values[split:]
 
