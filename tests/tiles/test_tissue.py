@@ -11,6 +11,7 @@ import pytest
 
 from histogen.errors import SlideError
 from histogen.geometry import Extent
+from histogen.seeds import derive_seed
 from histogen.slides.base import open_slide
 from histogen.slides.drawn import CELL_PX, DrawnTruth, draw_slide
 from histogen.store.jpeg import JpegSettings
@@ -63,6 +64,13 @@ def test_tissue_is_found_and_pen_never(drawn: dict[int, tuple[Path, DrawnTruth]]
     assert (mask & truth.tissue_mask & far).sum() / ((mask | truth.tissue_mask) & far).sum() >= 0.95
     assert (mask & truth.pen_mask).sum() <= 0.02 * truth.pen_mask.sum()
     for x, y in zip(*plan.positions_l0, strict=True):
+        assert cells(truth.pen_mask, x, y).mean() < 0.01
+
+
+def test_blue_ink_that_crosses_pink_and_dark_tissue_is_one_stroke(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    truth = draw_slide(path, seed=derive_seed(0, "draw", "drawn-08"), extent=Extent(3328, 2560))
+    for x, y in zip(*plan_of(path).positions_l0, strict=True):
         assert cells(truth.pen_mask, x, y).mean() < 0.01
 
 
