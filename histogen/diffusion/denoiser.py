@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from pydantic import Field, model_validator
 
 from histogen.config import Settings
 
 Injection = Literal["token", "k_tokens", "time_add", "adaln"]
+MOST_PLAIN_TOKENS = 512
+"""Up to so many tokens, training on the CPU attends by plain matrix products; see :func:`attend_fast`."""
 
 
 class DenoiserSettings(Settings):
@@ -73,6 +77,19 @@ def build_denoiser(
         attention_head_dim=num_heads or _num_heads(settings),
         **_injection_arguments(settings, embedding_dim),
     )
+
+
+def attend_fast(unet: UNet2DConditionModel, device: torch.device) -> None:
+    """Let ``unet`` attend in the way that trains faster on ``device``; the answers are equal up to rounding.
+
+    The fused attention of torch's CPU backend is slow backwards on few tokens: 54 against 15 ms at 144 tokens of 32
+    rows and 4 heads, which is a fifth of a whole training step of the U-Net around it; at 1,024 they are equal.
+    """
+    attends = ["CrossAttn" in kind for kind in unet.config["down_block_types"]]
+    finest = attends.index(True) if any(attends) else len(attends) - 1
+    tokens = (unet.config["sample_size"] // 2**finest) ** 2
+    if device.type == "cpu" and tokens <= MOST_PLAIN_TOKENS:
+        unet.set_attn_processor(AttnProcessor())
 
 
 def _num_heads(settings: DenoiserSettings) -> tuple[int, ...]:

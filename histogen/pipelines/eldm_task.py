@@ -26,7 +26,7 @@ from histogen.diffusion.autoencoder import (
     to_signal,
 )
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings, build_denoiser
+from histogen.diffusion.denoiser import DenoiserSettings, attend_fast, build_denoiser
 from histogen.diffusion.loss import (
     NUM_TIMESTEPS,
     Objective,
@@ -146,6 +146,7 @@ class EldmTask:
         shape = {"latent_channels": inputs.latent_channels, "latent_px": inputs.latent_px}
         self.unet = unet or build_denoiser(settings.model, **shape, embedding_dim=inputs.embedding_dim)
         self.unet = self.unet.to(device).train()
+        attend_fast(self.unet, device)
         self.ema = EMAModel(self.unet.parameters(), decay=settings.ema_decay)
         self.optimizer = build_optimizer(self.unet, settings.optim)
         optim = settings.optim
