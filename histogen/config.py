@@ -34,6 +34,15 @@ class StageConfig(Settings):
     """Delete an output that exists and start again."""
 
 
+class ChosenTiles(Settings):
+    """Which tiles a command works on; what is left out takes no part in anything that is learnt or made."""
+
+    tiles: list[Path]
+    """Tile stores, folders of them, or manifests."""
+    where: dict[str, Any] = {}
+    """Keep the tiles whose columns have these values, for example ``{split: train}``."""
+
+
 class BulkConfig(StageConfig):
     """What every bulk command (one shard map) understands besides."""
 

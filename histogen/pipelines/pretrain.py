@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from histogen.config import StageConfig
+from histogen.config import ChosenTiles, StageConfig
 from histogen.encoders.checkpoint import check_complete
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
 from histogen.errors import ConfigError
@@ -32,13 +32,9 @@ from histogen.training.loop import fit
 MAX_CHECKPOINT_STEPS = 1000
 
 
-class PretrainConfig(StageConfig, SslSettings):
+class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
     """What ``histogen pretrain`` understands besides the settings of the method."""
 
-    tiles: list[Path]
-    """Tile stores, folders of them, or manifests. Labels in them are not read."""
-    where: dict[str, Any] = Field(default_factory=dict)
-    """Keep the tiles whose columns have these values, for example ``{split: train}``."""
     generative: Path | None = None
     """Generative stores of these tiles: pair views."""
     interpolated: Path | None = None
@@ -73,7 +69,7 @@ def run(config: PretrainConfig) -> Outcome:
 
 
 def _run(config: PretrainConfig, device: torch.device) -> Outcome:
-    tiles = TileSet.open_(list(config.tiles), where=config.where or None)
+    tiles = TileSet.open_(config.tiles, where=config.where)
     generative, interpolations = open_synthetic(config, tiles)
     inputs = {"tiles": tiles.content_hash}
     if generative is not None:

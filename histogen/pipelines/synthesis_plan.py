@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from pydantic import Field
 
-from histogen.config import BulkConfig, Settings
+from histogen.config import BulkConfig, ChosenTiles, Settings
 from histogen.diffusion.pairing import AlphaSettings, Pairing, choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import SamplerSettings
@@ -47,11 +47,9 @@ class SynthesizeJpeg(Settings):
     """Chroma subsampling."""
 
 
-class SynthesizeConfig(BulkConfig):
+class SynthesizeConfig(BulkConfig, ChosenTiles):
     """Settings of ``synthesize``."""
 
-    tiles: list[Path]
-    """Source tile stores, folders of them, or manifests."""
     eldm: Path
     """A run of ``train-eldm``."""
     kind: Literal["generative", "interpolated"] = "generative"

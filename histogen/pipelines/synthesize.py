@@ -65,7 +65,7 @@ def run(config: SynthesizeConfig) -> Outcome:
     if config.recreate is not None:
         return recreate(config)
     resolve_device(config.device)
-    tiles, pipeline = TileSet.open_(config.tiles), load_pipeline(config.eldm)
+    tiles, pipeline = TileSet.open_(config.tiles, where=config.where), load_pipeline(config.eldm)
     inputs = {"tiles": tiles.content_hash, "eldm": pipeline.weights_sha256()}
     out = claim_output(config, command="synthesize", inputs=inputs)
     _ensure_embedded(config, tiles, pipeline)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from histogen.config import Settings, StageConfig
+from histogen.config import ChosenTiles, Settings, StageConfig
 from histogen.diffusion.autoencoder import (
     Autoencoder,
     AutoencoderSettings,
@@ -67,11 +67,9 @@ class HeldoutSettings(Settings):
     """Never more than this many."""
 
 
-class TrainAutoencoderConfig(StageConfig):
+class TrainAutoencoderConfig(StageConfig, ChosenTiles):
     """Settings of ``train-autoencoder``."""
 
-    tiles: list[Path]
-    """Tile stores, folders of them, or manifests."""
     model: AutoencoderSettings = AutoencoderSettings()
     loss: ReconstructionSettings = ReconstructionSettings()
     optim: AutoencoderOptim = AutoencoderOptim()
@@ -154,7 +152,7 @@ class AutoencoderTask:
 
 def run(config: TrainAutoencoderConfig) -> Outcome:
     """Train, measure on held-out tiles, record the latent statistics, and export ``out/autoencoder``."""
-    tiles = TileSet.open_(config.tiles)
+    tiles = TileSet.open_(config.tiles, where=config.where)
     out = claim_output(config, command="train-autoencoder", inputs={"tiles": tiles.content_hash})
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
     device = resolve_device(config.device)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from histogen.compute.client import Compute
-from histogen.config import BulkConfig
+from histogen.config import BulkConfig, ChosenTiles
 from histogen.diffusion.autoencoder import Autoencoder, autoencoder_name, latent_channels, load_autoencoder, run_folder
 from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
@@ -33,11 +33,9 @@ from histogen.training.processes import resolve_device
 NUM_CONDITIONER = 20_000
 
 
-class TrainEldmConfig(BulkConfig):
+class TrainEldmConfig(BulkConfig, ChosenTiles):
     """Settings of ``train-eldm``."""
 
-    tiles: list[Path]
-    """Tile stores, folders of them, or manifests."""
     encoder: str
     """The conditioning encoder: a run of ``pretrain``, ``timm:NAME``, …"""
     autoencoder: Path
@@ -70,7 +68,7 @@ class TrainEldmConfig(BulkConfig):
 
 def run(config: TrainEldmConfig) -> Outcome:
     """Embed and encode what is missing, train, and export the pipeline with the averaged weights."""
-    tiles = TileSet.open_(config.tiles)
+    tiles = TileSet.open_(config.tiles, where=config.where)
     device = resolve_device(config.device)
     autoencoder = load_autoencoder(config.autoencoder, device)
     encoder_card = load_encoder(config.encoder).card

@@ -56,13 +56,16 @@ class TileSet:
         tiles of shards that are not there yet.
 
         Raises:
-            StoreError: nothing is found, tile sizes differ, or a column is missing.
+            StoreError: nothing is found, tile sizes differ, a column is missing, or ``where`` leaves no tile.
             IncompleteStoreError: a store is not finished and ``allow_partial`` is false.
         """
         stores = [TileStore.open_(path) for path in find_stores(paths)]
         check_distinct(stores)
         tiles = cls(stores, [present_tiles(store, allow_partial) for store in stores])
-        return tiles if not where else tiles.where(where)
+        chosen = tiles.where(where) if where else tiles
+        if where and not len(chosen):
+            raise StoreError(f"none of {len(tiles):,} tiles has {dict(where)}; check where")
+        return chosen
 
     def __len__(self) -> int:
         return self._num_tiles
