@@ -14,6 +14,7 @@ import statistics
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from common import textured_tiles
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     images = load(given.folder, given.tiles)
     pillow, tensor = [Image.fromarray(i) for i in images], torch.from_numpy(images)
     globals_ = [ViewSpec(224, (0.4, 1.0), blur=1.0), ViewSpec(224, (0.4, 1.0), blur=0.1, solarize=0.2)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from histogen.config import StageConfig
+from histogen.config import StageConfig, dump_config
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.pipelines.outputs import claim_output, finish_output, is_complete, read_run
 
@@ -23,6 +23,20 @@ def test_the_life_of_an_output(tmp_path: Path) -> None:
     assert read_run(out)["results"] == {"tiles": 3}
     claim_output(StageConfig(out=out, overwrite=True, seed=9), command="toy")
     assert not is_complete(out)
+
+
+class Later(StageConfig):
+    """A command that has got a setting since."""
+
+    added: int = 3
+
+
+def test_a_setting_that_is_new_counts_as_its_default(tmp_path: Path) -> None:
+    claim_output(StageConfig(out=tmp_path / "run"), command="toy")
+    assert "added" not in dump_config(StageConfig(out=tmp_path / "run"))
+    claim_output(Later(out=tmp_path / "run", resume=True), command="toy")
+    with pytest.raises(ConfigError, match="added: 3 -> 4"):
+        claim_output(Later(out=tmp_path / "run", resume=True, added=4), command="toy")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 import histogen
 from histogen.config import StageConfig, changed_keys, dump_config
@@ -107,7 +108,7 @@ def _is_unclaimed(out: Path) -> bool:
 def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> None:
     if not is_claimed(out):
         raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
-    changes = changed_keys(read_config(out), config.model_dump(mode="json"))
+    changes = changed_keys(_recorded_settings(out, config), config.model_dump(mode="json"))
     previous = read_run(out)
     if previous.get("command") not in (None, record["command"]):
         changes.insert(0, f"command: {previous['command']} -> {record['command']}")
@@ -116,6 +117,15 @@ def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> No
         raise ConfigError(
             f"cannot resume '{out}': {'; '.join(changes)}; use the recorded settings, another --out, or --overwrite"
         )
+
+
+def _recorded_settings(out: Path, config: StageConfig) -> dict[str, Any]:
+    """Return the recorded settings; those that histogen has got since then count as their defaults."""
+    recorded = read_config(out)
+    try:
+        return type(config).model_validate(recorded).model_dump(mode="json")
+    except ValidationError:  # of another command, or with a setting that is no more: compared as it is
+        return recorded
 
 
 def _delete_own(out: Path) -> None:

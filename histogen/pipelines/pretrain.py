@@ -51,6 +51,8 @@ class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
     """Checkpoints that are kept."""
     log_every: int = Field(default=10, ge=1)
     """Steps in one row of ``metrics.jsonl``."""
+    tensorboard: bool = False
+    """Write the same rows for TensorBoard, into ``out/tensorboard`` (``pip install 'histogen[tensorboard]'``)."""
 
 
 def run(config: PretrainConfig) -> Outcome:
@@ -111,6 +113,7 @@ def _train(
             task, run_dir=config.out, num_steps=num_steps, keep=config.keep, log_every=config.log_every,
             checkpoint_every=config.checkpoint_every or min(reader.steps_per_epoch, MAX_CHECKPOINT_STEPS),
             resume=config.resume, description=method_of(config), items_per_step=config.optim.batch, item_name="tiles",
+            tensorboard=config.tensorboard,
         )  # fmt: skip
     finally:
         ahead.close()

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from histogen.ssl.colour import colour_, colour_one_
+from histogen.ssl.augment_cpu import write_views
+from histogen.ssl.colour import colour_
 from histogen.ssl.draws import Draws, ViewSpec, draw_views
-from histogen.ssl.resample import iter_resampled, resample
-
-CPU_TILES = 2
-"""Tiles whose matrices are made together on a CPU; more would not fit its cache."""
+from histogen.ssl.resample import resample
 
 
 @dataclass(frozen=True)
@@ -60,23 +58,17 @@ def make_views(
     for number, pixels in enumerate(images):
         slots = _slots_from(number, source_of_slot, batch, len(specs))
         if slots.shape[1]:
-            write = _write_one_by_one if pixels.device.type == "cpu" else _write_at_once
-            write(pixels, draws.take(slots), slots, normalisation, out)
+            if pixels.device.type == "cpu":
+                write_views(pixels, draws.take(slots), slots, normalisation.mean, normalisation.std, out)
+            else:
+                write_views_at_once(pixels, draws.take(slots), slots, normalisation, out)
     return out
 
 
-def _write_one_by_one(
+def write_views_at_once(
     pixels: torch.Tensor, draws: Draws, slots: np.ndarray, normalisation: Normalisation, out: torch.Tensor
 ) -> None:
-    for start in range(0, len(pixels), CPU_TILES):
-        part = draws.part(slice(start, start + CPU_TILES))
-        for b, v, view in iter_resampled(pixels[start : start + CPU_TILES], part, out.shape[-1]):
-            normalisation.apply(colour_one_(view, part, b, v), out[int(slots[start + b, v]), start + b])
-
-
-def _write_at_once(
-    pixels: torch.Tensor, draws: Draws, slots: np.ndarray, normalisation: Normalisation, out: torch.Tensor
-) -> None:
+    """Do what :func:`~histogen.ssl.augment_cpu.write_views` does in one batch, in float, for a GPU."""
     views = colour_(resample(pixels, draws, out.shape[-1]), draws)
     normalisation.apply(views, views)
     rows = torch.from_numpy(np.ascontiguousarray(slots)).to(out.device)

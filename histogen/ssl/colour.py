@@ -20,16 +20,12 @@ HED_FROM_STAIN = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 
 SOLARIZE_FROM = 128.0 / 255.0
 
 
-Amount = float | torch.Tensor
-"""One number for one view, or [N, 1, 1, 1] for N."""
-
-
 def colour_(views: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Change the colour of ``views`` [B, V, 3, h, w], float in 0–1, in place, as drawn; returns it."""
     x = views.view(-1, *views.shape[2:])
     factors, order = draws.factors.reshape(-1, 4), draws.order.reshape(-1, 4)
     stain = draws.stain.reshape(-1, 6)
-    _on(x, ~np.isnan(stain[:, 0]), _stain_, stain)
+    _on(x, ~np.isnan(stain[:, 0]), _stain_, *stain_matrices(stain))
     for place in range(4):
         for operation, function, none in _JITTER:
             drawn = (order[:, place] == operation) & (factors[:, operation] != none)
@@ -37,23 +33,6 @@ def colour_(views: torch.Tensor, draws: Draws) -> torch.Tensor:
     _on(x, draws.grayscale.reshape(-1), _grayscale_)
     _on(x, draws.solarize.reshape(-1), _solarize_)
     return views
-
-
-def colour_one_(view: torch.Tensor, draws: Draws, b: int, v: int) -> torch.Tensor:
-    """Change the colour of one view [3, h, w] as drawn for view ``v`` of tile ``b``, in place; returns it."""
-    x = view[None]
-    if not np.isnan(draws.stain[b, v, 0]):
-        _stain_(x, torch.from_numpy(draws.stain[b, v : v + 1]).float())
-    for operation in draws.order[b, v].tolist():
-        _, function, none = _JITTER[operation]
-        factor = float(draws.factors[b, v, operation])
-        if factor != none:
-            function(x, factor)
-    if draws.grayscale[b, v]:
-        _grayscale_(x)
-    if draws.solarize[b, v]:
-        _solarize_(x)
-    return view
 
 
 def _on(x: torch.Tensor, which: np.ndarray, function: Callable[..., None], *parameters: np.ndarray) -> None:
@@ -70,21 +49,21 @@ def _gray(x: torch.Tensor) -> torch.Tensor:
     return (x[:, 0:1] * GRAY[0]).add_(x[:, 1:2], alpha=GRAY[1]).add_(x[:, 2:3], alpha=GRAY[2])
 
 
-def _brightness_(x: torch.Tensor, factor: Amount) -> None:
+def _brightness_(x: torch.Tensor, factor: torch.Tensor) -> None:
     x.mul_(factor).clamp_(0.0, 1.0)
 
 
-def _contrast_(x: torch.Tensor, factor: Amount) -> None:
+def _contrast_(x: torch.Tensor, factor: torch.Tensor) -> None:
     means = x.mean((2, 3), keepdim=True)
     x.mul_(factor).add_(_gray(means) * (1.0 - factor)).clamp_(0.0, 1.0)
 
 
-def _saturation_(x: torch.Tensor, factor: Amount) -> None:
+def _saturation_(x: torch.Tensor, factor: torch.Tensor) -> None:
     gray = _gray(x).mul_(1.0 - factor)
     x.mul_(factor).add_(gray).clamp_(0.0, 1.0)
 
 
-def _hue_(x: torch.Tensor, shift: Amount) -> None:
+def _hue_(x: torch.Tensor, shift: torch.Tensor) -> None:
     """Turn the hue by ``shift`` of the circle; value and saturation (HSV) stay."""
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
@@ -98,14 +77,16 @@ def _hue_(x: torch.Tensor, shift: Amount) -> None:
     torch.addcmul(low, spread, (hue - 4.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0), out=blue)
 
 
-def _stain_(x: torch.Tensor, parameters: torch.Tensor) -> None:
-    """Scale and shift the density of each stain (Tellez et al. 2018, "HED jitter")."""
-    stains = torch.tensor(HED_FROM_STAIN, device=x.device, dtype=torch.float32)
-    stains = stains / stains.norm(dim=1, keepdim=True)
-    density = x.mul(255.0).add_(1.0).div_(256.0).log_().neg_().flatten(2)  # [N, 3, pixels]
+def stain_matrices(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return matrix [N, 3, 3] and bias [N, 3] of optical densities, ``od @ matrix + bias``, that scale and shift the
+    density of each stain (Tellez et al. 2018, "HED jitter"): three factors, three shifts, [N, 6]."""
+    stains = HED_FROM_STAIN / np.linalg.norm(HED_FROM_STAIN, axis=1, keepdims=True)
     scale, shift = parameters[:, :3], parameters[:, 3:]
-    matrix = (torch.linalg.inv(stains) * 1.0)[None] @ (scale[:, :, None] * stains)  # row vectors: od @ matrix
-    bias = shift @ stains
+    return np.linalg.inv(stains)[None] @ (scale[:, :, None] * stains), shift @ stains
+
+
+def _stain_(x: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor) -> None:
+    density = x.mul(255.0).add_(1.0).div_(256.0).log_().neg_().flatten(2)  # [N, 3, pixels]
     changed = torch.baddbmm(bias[:, :, None], matrix.transpose(1, 2), density)
     x.copy_(changed.neg_().exp_().mul_(256.0).sub_(1.0).div_(255.0).clamp_(0.0, 1.0).view_as(x))
 

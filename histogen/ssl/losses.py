@@ -88,6 +88,23 @@ def disentanglement_loss(
     return torch.where(present, per_tile, 0.0).sum() / present.sum().clamp(min=1)
 
 
+def masked_patch_loss(
+    student: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor, *, student_temp: float
+) -> torch.Tensor:
+    """Return iBOT's loss of hidden patches (Zhou et al. 2022), weighted as DINOv2 does: the mean over the hidden
+    patches of a view, then over all views, those without any included.
+
+    Args:
+        student: raw outputs [M, K] at the M hidden patches, of the student that did not see them.
+        targets: teacher probabilities [M, K] at the same patches, which the teacher sees.
+        masks: bool [N, h, w], M true in all, in the order of the rows.
+        student_temp: temperature of the student.
+    """
+    per_patch = -(targets * functional.log_softmax(student.float() / student_temp, dim=-1)).sum(-1)
+    weight = 1.0 / masks.sum((1, 2), keepdim=True).clamp(min=1)
+    return (per_patch * weight.expand_as(masks)[masks]).sum() / len(masks)
+
+
 def entropy(probs: torch.Tensor) -> torch.Tensor:
     """Return the mean entropy in nats of distributions [..., K]."""
     return -torch.xlogy(probs, probs).sum(-1).mean()

@@ -1,18 +1,13 @@
-"""Crop, resize, flip, turn and blur in one resampling: two matrices per view.
+"""Crop, resize, flip, turn and blur in one resampling, all views at once, for a GPU: two matrices per view.
 
 Bicubic resizing with antialiasing (as Pillow's: Keys 1981 with a = -1/2, its support widened when it shrinks), flips
 and a Gaussian blur are linear and separable, so each view is ``rows @ tile @ columns``; a quarter turn transposes the
 result. Blurring here, before colour, equals blurring after it except where colour clips.
-
-Where a CPU multiplies bfloat16, the two products use it: pixels 0-255 are exact in it, and what the products round
-(half a level in 255) is what Pillow rounds, which keeps 8 bits between its two passes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,46 +15,17 @@ import torch
 from histogen.ssl.draws import Draws
 
 
-def product_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype that the products use on ``device``."""
-    fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-WINDOW = 32
-"""Windows are multiples of this: few different shapes, for each of which a matrix product is prepared once."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The part of a tile that a box is read from, along one axis: start and length in pixels, arrays [B, V]."""
-
-    start: np.ndarray
-    length: np.ndarray
-
-    @classmethod
-    def around(cls, start: np.ndarray, length: np.ndarray, side: int) -> Windows:
-        """Return the windows around boxes."""
-        windows = np.minimum(-(-length // WINDOW) * WINDOW, side)
-        return cls(np.minimum(start, side - windows), windows)
-
-
-def matrices(
-    draws: Draws, windows: tuple[Windows, Windows], px: int, device: torch.device, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the two matrices of each view, [B, V, px, longest window], blur included."""
-    shape = draws.top.shape
-    rows = axis_weights(
-        draws.height, draws.top - windows[0].start, windows[0].length, draws.vertical_flip, px, device, dtype
-    )
-    columns = axis_weights(draws.width, draws.left - windows[1].start, windows[1].length, draws.flip, px, device, dtype)
+def matrices(draws: Draws, side: int, px: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the two matrices of each view of tiles of ``side``, float32 [B * V, px, side], blur included."""
+    rows = axis_weights(draws.height, draws.top, draws.vertical_flip, side, px, device)
+    columns = axis_weights(draws.width, draws.left, draws.flip, side, px, device)
     blurred = np.flatnonzero(draws.sigma.reshape(-1) > 0)
     if len(blurred):
         which = torch.from_numpy(blurred).to(device)
-        kernels = blur_matrices(draws.sigma.reshape(-1)[blurred], px, device).to(dtype)
+        kernels = blur_matrices(draws.sigma.reshape(-1)[blurred], px, device)
         rows[which] = kernels @ rows[which]
         columns[which] = kernels @ columns[which]
-    return rows.unflatten(0, shape), columns.unflatten(0, shape)
+    return rows, columns
 
 
 def resample(images: torch.Tensor, draws: Draws, px: int) -> torch.Tensor:
@@ -75,9 +41,8 @@ def resample(images: torch.Tensor, draws: Draws, px: int) -> torch.Tensor:
     """
     batch, side, _, _ = images.shape
     views, device = draws.top.shape[1], images.device
-    whole = Windows(np.zeros_like(draws.top), np.full_like(draws.top, side))
-    rows, columns = matrices(draws, (whole, whole), px, device, torch.float32)
-    rows, columns = rows.reshape(batch, views * px, side), columns.flatten(0, 1)
+    rows, columns = matrices(draws, side, px, device)
+    rows = rows.reshape(batch, views * px, side)
     pixels = images.permute(0, 1, 3, 2).contiguous().to(torch.float32).mul_(1.0 / 255.0).view(batch, side, 3 * side)
     tall = torch.bmm(rows, pixels).view(batch * views, px * 3, side)
     out = torch.bmm(tall, columns.transpose(1, 2)).view(batch * views, px, 3, px).permute(0, 2, 1, 3).contiguous()
@@ -88,36 +53,12 @@ def resample(images: torch.Tensor, draws: Draws, px: int) -> torch.Tensor:
     return out.clamp_(0.0, 1.0).view(batch, views, 3, px, px)
 
 
-def iter_resampled(images: torch.Tensor, draws: Draws, px: int) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Yield (tile, view, float32 [3, px, px] in 0–1) one by one: what fits a CPU's cache is several times faster."""
-    batch, side, _, _ = images.shape
-    dtype = product_dtype(images.device)
-    down, across = Windows.around(draws.top, draws.height, side), Windows.around(draws.left, draws.width, side)
-    rows, columns = matrices(draws, (down, across), px, images.device, dtype)
-    pixels = torch.empty(side, 3, side, dtype=dtype)
-    for b in range(batch):
-        pixels.copy_(images[b].permute(0, 2, 1))
-        for v in range(draws.top.shape[1]):
-            top, left, height, width = (int(a[b, v]) for a in (down.start, across.start, down.length, across.length))
-            tall = (rows[b, v, :, :height] @ pixels[top : top + height].view(height, 3 * side)).view(3 * px, side)
-            out = tall[:, left : left + width] @ columns[b, v, :, :width].T
-            view = out.to(torch.float32).mul_(1.0 / 255.0).clamp_(0.0, 1.0).view(px, 3, px).permute(1, 0, 2)
-            yield b, v, view.transpose(1, 2).contiguous() if draws.transpose[b, v] else view
-
-
 def axis_weights(
-    length: np.ndarray,
-    offset: np.ndarray,
-    window: np.ndarray,
-    flip: np.ndarray,
-    px: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    length: np.ndarray, offset: np.ndarray, flip: np.ndarray, side: int, px: int, device: torch.device
 ) -> torch.Tensor:
-    """Return [N, px, longest window]: how much of each pixel of a window goes into each of ``px``.
+    """Return float32 [N, px, side]: how much of each pixel along one axis of a tile goes into each of ``px``.
 
-    ``length`` and ``offset`` (pixels, of the box along this axis, in its window), ``window`` (its length) and ``flip``
-    are arrays of N values in any shape. Each row sums to 1.
+    ``length`` and ``offset`` (pixels, of the box) and ``flip`` are arrays of N values in any shape. Each row sums to 1.
     """
     length, offset, flip = length.reshape(-1), offset.reshape(-1), flip.reshape(-1)
     scale = length / px
@@ -134,10 +75,9 @@ def axis_weights(
     distance = ((nearest[..., None] + torch.arange(taps, device=device, dtype=torch.float32)) / stretch_t).abs_()
     weights = _cubic(distance).mul_(index < longest)
     weights = weights.div_(weights.sum(-1, keepdim=True))
-    longest_window = int(window.max())  # one column more takes the taps beyond the end, which weigh nothing
-    index = (index + torch.from_numpy(offset).to(device)[:, None, None]).clamp_(max=longest_window)
-    out = torch.zeros(len(length), px, longest_window + 1, device=device, dtype=dtype)
-    return out.scatter_(2, index, weights.to(dtype))[..., :longest_window]
+    index = (index + torch.from_numpy(offset).to(device)[:, None, None]).clamp_(max=side)
+    out = torch.zeros(len(length), px, side + 1, device=device)  # the last takes the taps beyond the end: they weigh 0
+    return out.scatter_(2, index, weights)[..., :side]
 
 
 def _cubic(distance: torch.Tensor) -> torch.Tensor:

@@ -80,12 +80,32 @@ class LossSettings(Settings):
     teacher_temp_start: float = Field(0.04, gt=0.0)
     teacher_temp_warmup_epochs: float = Field(0.0, ge=0.0)
     """DINO: 0.04 throughout; its longer recipes go from 0.04 to 0.07 in 30 epochs."""
-    centre: bool = True
-    """False leaves centring out: it collapses, for demonstrations only."""
+    centre: bool | Literal["sinkhorn"] = True
+    """``sinkhorn``: prototypes of equal weight in every step, as SwAV and DINOv2, instead of DINO's moving mean. False
+    leaves centring out: it collapses, for demonstrations only."""
     centre_momentum: float = Field(0.9, ge=0.0, le=1.0)
+    koleo: float = Field(0.0, ge=0.0)
+    """Weight of KoLeo on the student's features of each global view; 0 is none. DINOv2: 0.1."""
+    uniformity: float = Field(0.0, ge=0.0)
+    """Weight of Wang & Isola's uniformity of the same features; 0 is none. Pathology recipes: about 0.05."""
     teacher_momentum: float = Field(0.996, ge=0.0, le=1.0)
     """The teacher's momentum at the start; a cosine takes it to 1. DINO: 0.996 (its authors advise 0.9995 for
     batches well under 512)."""
+
+
+class MaskSettings(Settings):
+    """Masked patches (iBOT, arXiv 2111.07832): the student predicts the teacher's output at patches it does not see.
+
+    The head is shared with DINO's, as iBOT's is; patches have a centre of their own. Memory grows with hidden patches
+    times prototypes: iBOT takes 8,192.
+    """
+
+    weight: float = Field(0.0, ge=0.0)
+    """Beside DINO's loss; 0 is none. iBOT: 1."""
+    share: float = Field(0.5, ge=0.0, le=1.0)
+    """Of the global views that are masked. iBOT: 0.5."""
+    ratio: Range = (0.1, 0.5)
+    """Of the patches of a masked view that are hidden. iBOT: (0.1, 0.5)."""
 
 
 class OptimSettings(Settings):
@@ -159,6 +179,7 @@ class SslSettings(Settings):
     crops: CropSettings = CropSettings()
     augment: AugmentSettings = AugmentSettings()
     loss: LossSettings = LossSettings()
+    masks: MaskSettings = MaskSettings()
     optim: OptimSettings = OptimSettings()
     gen: GenSettings = GenSettings()
     dis: DisSettings = DisSettings()

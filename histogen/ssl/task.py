@@ -15,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from histogen.errors import ConfigError, TrainingStoppedError
 from histogen.seeds import derive_seed
-from histogen.ssl import losses
+from histogen.ssl import losses, spread
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch
 from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, rank_me
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
 from histogen.ssl.settings import SslSettings
-from histogen.ssl.teacher import Centre, update_teacher
+from histogen.ssl.teacher import Centre, sinkhorn_centre, update_teacher
 from histogen.ssl.views import ViewMaker, Views
 from histogen.training import processes
 from histogen.training.schedules import Cosine, LinearWarmup
@@ -95,7 +95,9 @@ class DinoTask:
         self.student, self.teacher = (network.to(device) for network in networks)
         self.teacher.eval()
         self.dtype = resolve_precision(settings.optim.precision, device)
-        self.centre = Centre(settings.model.prototypes, settings.loss.centre_momentum).to(device)
+        self.centre, self.patch_centre = (
+            Centre(settings.model.prototypes, settings.loss.centre_momentum).to(device) for _ in range(2)
+        )
         self.optimizer = build_adamw(self.student)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.watch = CollapseWatch(settings.model.prototypes, every=settings.collapse.every)
@@ -119,18 +121,20 @@ class DinoTask:
         self.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, torch.Tensor] = {}
         raws: list[torch.Tensor] = []
+        patches: list[torch.Tensor] = []
         for number in range(parts):
             part = batch.part(number, parts) if parts > 1 else batch
             waiting = number < parts - 1 and isinstance(self._parallel, DistributedDataParallel)
             with self._parallel.no_sync() if waiting else nullcontext():  # type: ignore[operator]
-                loss, raw, found = self._loss(part, step)
+                loss, raw, at_patches, found = self._loss(part, step)
                 self.scaler.scale(loss / parts).backward()
             raws.append(raw)
+            patches += [] if at_patches is None else [at_patches]
             for key, value in {"loss": loss, **found}.items():
                 metrics[key] = metrics.get(key, torch.zeros((), device=self.device)) + value.detach().float() / parts
         values = dict(zip(metrics, processes.all_mean(torch.stack(list(metrics.values()))).tolist(), strict=True))
         if math.isfinite(values["loss"]):
-            self._update(step, torch.cat(raws, dim=1))
+            self._update(step, torch.cat(raws, dim=1), torch.cat(patches) if patches else None)
             self._look(values, step)
         values["centre_norm"] = float(self.centre.value.norm())
         return {**values, "lr": self.schedules.lr(step), "momentum": self.schedules.momentum(step)}
@@ -142,9 +146,11 @@ class DinoTask:
         if sentence and processes.is_main():
             sys.stderr.write(f"{sentence}\n")
 
-    def _update(self, step: int, raw: torch.Tensor) -> None:
-        if self.settings.loss.centre:
+    def _update(self, step: int, raw: torch.Tensor, patches: torch.Tensor | None) -> None:
+        if self.settings.loss.centre is True:
             self.centre.update(raw)
+            if patches is not None:
+                self.patch_centre.update(patches)
         self.scaler.unscale_(self.optimizer)
         if self.settings.optim.clip > 0:
             clip_per_tensor(self.student.parameters(), self.settings.optim.clip)
@@ -158,19 +164,27 @@ class DinoTask:
         """Return the teacher's temperature at ``step``."""
         return self.schedules.teacher_temp(step // self.schedules.steps_per_epoch)
 
-    def _loss(self, batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the loss, the teacher's ordinary raw outputs [2, B, K], and what to log."""
+    def _centre(self, centre: Centre, raw: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return the centre [K] of raw teacher outputs: the moving one, or Sinkhorn's of these very outputs."""
+        if self.settings.loss.centre == "sinkhorn":
+            centre.value.copy_(sinkhorn_centre(raw, temperature))
+        return centre.value
+
+    def _loss(
+        self, batch: Batch, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
+        """Return the loss, the teacher's ordinary raw outputs [2, B, K], those at masked patches, and what to log."""
         views = self.make_views(batch, seed=derive_seed(self.seed, "views", step))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             with torch.no_grad():
                 extra = [] if views.partners is None else [views.partners]
-                outputs, seen_by_teacher = self.teacher([views.globals, *extra])
+                outputs, seen_by_teacher, patches = self.teacher([views.globals, *extra], views.masks, hide=False)
             crops = [views.globals, views.interpolated, views.locals, views.interpolated_locals]
-            student, features = self._parallel([crop for crop in crops if crop is not None])
+            student, features, hidden = self._parallel([crop for crop in crops if crop is not None], views.masks)
         raw, found = outputs[0], dict(zip((k for k, c in enumerate(crops) if c is not None), student, strict=True))
         own = torch.cat([found[0], found[2]]) if 2 in found else found[0]
         temperature = self.teacher_temp(step)
-        targets = losses.teacher_probs(raw, self.centre.value, temperature)
+        targets = losses.teacher_probs(raw, self._centre(self.centre, raw, temperature), temperature)
         loss = losses.dino_loss(own, targets, student_temp=self.settings.loss.student_temp)
         marginal, told_apart = information(targets.flatten(0, 1))
         metrics = {
@@ -186,7 +200,31 @@ class DinoTask:
             other, target_entropy = self._disentangle(seen, outputs, views, batch, temperature)
             metrics |= {"loss_dis": other, "entropy_dis": target_entropy}
             loss = loss + self.settings.dis.weight * other
-        return loss, raw, metrics
+        if patches is not None:
+            metrics["loss_patches"] = self._patch_loss(hidden, patches, views, temperature)
+            loss = loss + self.settings.masks.weight * metrics["loss_patches"]
+        for name, weight in (("koleo", self.settings.loss.koleo), ("uniformity", self.settings.loss.uniformity)):
+            if weight > 0:
+                metrics[f"loss_{name}"] = self._spread(name, features[: raw.shape[0] * raw.shape[1]])
+                loss = loss + weight * metrics[f"loss_{name}"]
+        return loss, raw, patches, metrics
+
+    def _patch_loss(
+        self, student: torch.Tensor, teacher: torch.Tensor, views: Views, temperature: float
+    ) -> torch.Tensor:
+        """Return the loss of the masked patches."""
+        assert views.masks is not None
+        centre = self._centre(self.patch_centre, teacher, temperature)
+        targets = losses.teacher_probs(teacher, centre, temperature)
+        return losses.masked_patch_loss(
+            student, targets, views.masks.flatten(0, 1), student_temp=self.settings.loss.student_temp
+        )
+
+    def _spread(self, name: str, features: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the two global views, as DINOv2's, of a term over the tiles of all processes."""
+        term = {"koleo": spread.koleo, "uniformity": spread.uniformity}[name]
+        first, second = (term(processes.gather_rows(view)) for view in features.chunk(2))
+        return first + second
 
     def _disentangle(
         self, student: torch.Tensor, outputs: list[torch.Tensor], views: Views, batch: Batch, temperature: float
@@ -220,19 +258,16 @@ class DinoTask:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a step changes."""
-        return {
-            "student": self.student.state_dict(),
-            "teacher": self.teacher.state_dict(),
-            "centre": self.centre.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "watch": self.watch.state_dict(),
-        }
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the state that :meth:`state_dict` returned."""
-        for name in ("student", "teacher", "centre", "optimizer", "scaler", "watch"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        names = ["student", "teacher", "centre", "optimizer", "scaler", "watch"]
+        return {name: getattr(self, name) for name in names + ["patch_centre"] * (self.settings.masks.weight > 0)}
 
 
 def unfuse_attention(*networks: torch.nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch
 from histogen.ssl.augment import Normalisation, make_views
 from histogen.ssl.batches import Batch
 from histogen.ssl.draws import ViewSpec
+from histogen.ssl.masking import draw_masks
 from histogen.ssl.settings import SslSettings
 
 REAL, GENERATIVE = 0, 1
@@ -47,6 +48,8 @@ class Views:
     interpolated_locals: torch.Tensor | None = None
     partners: torch.Tensor | None = None
     """[1 or 2, B, …]: one global view of each partner's real (and generative) tile."""
+    masks: torch.Tensor | None = None
+    """bool [2, B, h, w]: patches of the global views that are hidden from the student."""
 
 
 class ViewMaker:
@@ -69,8 +72,17 @@ class ViewMaker:
             slots_local = np.tile(self.local_sources(), (len(batch.indices), 1))
         make = self._maker(batch, seed)
         local = make(sources, self.local_specs, _LOCAL_SLOT, slots_local) if self.local_specs else None
-        views = Views(make(sources, self.global_specs, 0, slots_global), local, first)
+        views = Views(make(sources, self.global_specs, 0, slots_global), local, first, masks=self._masks(batch, seed))
         return views if batch.interpolated is None else self._with_interpolated(views, batch, seed)
+
+    def _masks(self, batch: Batch, seed: int) -> torch.Tensor | None:
+        masks, grid = self.settings.masks, self.settings.crops.global_px // self.settings.patch_px
+        if masks.weight == 0:
+            return None
+        drawn = draw_masks(
+            len(self.global_specs), grid, share=masks.share, ratio=masks.ratio, seed=seed, positions=batch.positions
+        )
+        return torch.from_numpy(drawn).to(self.device)
 
     def local_sources(self) -> np.ndarray:
         """Return which source each local slot is cut from."""
@@ -94,10 +106,8 @@ class ViewMaker:
                 for number, p in enumerate(theirs)
             ]
             partners = torch.cat(parts)
-        return Views(
-            views.globals, views.locals, views.generative_first,
-            make(pixels, specs, _INTERPOLATED_SLOT, None), local, partners,
-        )  # fmt: skip
+        interpolated = make(pixels, specs, _INTERPOLATED_SLOT, None)
+        return replace(views, interpolated=interpolated, interpolated_locals=local, partners=partners)
 
     def _maker(self, batch: Batch, seed: int):  # type: ignore[no-untyped-def]
         def make(

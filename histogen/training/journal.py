@@ -1,4 +1,4 @@
-"""The journal of a run: one JSON row per logged step, and the loss curve drawn from it.
+"""The journal of a run: one JSON row per logged step, and what is made from it: the curves, TensorBoard's files.
 
 Rows carry no time and no host, so that the journal of a resumed run equals that of an uninterrupted one.
 """
@@ -7,33 +7,77 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from histogen.errors import MissingDependencyError
 from histogen.files import write_atomic
 
 JOURNAL_NAME = "metrics.jsonl"
+BOARD_NAME = "tensorboard"
 
 
 class Journal:
-    """Appends rows to ``path``; each row has ``step`` (steps done) first."""
+    """Appends rows to ``path``; each row has ``step`` (steps done) first. ``board`` gets the same rows."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, board: Board | None = None) -> None:
+        self.path, self.board = path, board
 
     def rewind(self, step: int) -> None:
         """Drop the rows after ``step`` and a torn last line: what a killed run wrote beyond its checkpoint."""
-        if not self.path.exists():
-            return
-        kept = [row for row in read_journal(self.path) if row["step"] <= step]
-        write_atomic(self.path, "".join(_line(row) for row in kept))
+        kept = [row for row in read_journal(self.path) if row["step"] <= step] if self.path.exists() else []
+        if self.path.exists():
+            write_atomic(self.path, "".join(_line(row) for row in kept))
+        if self.board is not None:
+            self.board.begin(kept)
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one row, and hand it to the operating system at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"step": step, **{key: _round(value) for key, value in metrics.items()}}
         with self.path.open("a") as file:
-            file.write(_line({"step": step, **{key: _round(value) for key, value in metrics.items()}}))
+            file.write(_line(row))
+        if self.board is not None:
+            self.board.add(row)
+
+
+class Board:
+    """TensorBoard's event files in ``folder``, fed with the journal's rows.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingDependencyError(
+                "tensorboard is not installed; run pip install 'histogen[tensorboard]'"
+            ) from error
+        self.folder, self._open = folder, SummaryWriter
+        self._writer: Any = None
+
+    def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Start anew with ``rows``: what a killed run wrote beyond its checkpoint goes."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._writer = self._open(str(self.folder))
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write one row: a scalar for each key."""
+        for key, value in row.items():
+            if key != "step" and value is not None:
+                self._writer.add_scalar(key, value, row["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the event file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
@@ -54,12 +98,15 @@ def _round(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def write_curves(run_dir: Path, keys: Sequence[str] = ("loss",), *, name: str = "curves.svg") -> Path | None:
-    """Draw the journal's ``keys`` over steps, one panel each, into ``run_dir``; None when there is nothing to draw."""
+def write_curves(run_dir: Path, *, name: str = "curves.svg") -> Path | None:
+    """Draw the journal's losses and entropies over steps, one panel each, into ``run_dir``.
+
+    None when there is nothing to draw.
+    """
     journal = run_dir / JOURNAL_NAME
     rows = read_journal(journal) if journal.exists() else []
     panels: list[str] = []
-    for key in keys:
+    for key in dict.fromkeys(key for row in rows for key in row if "loss" in key or "entropy" in key):
         points = [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
         if len(points) > 1:
             panels.append(_panel(key, points, top=len(panels) * PANEL_HEIGHT))

@@ -12,7 +12,7 @@ from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
 from histogen.progress import Bar, progress_bar
 from histogen.training import processes
 from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
-from histogen.training.journal import JOURNAL_NAME, Journal, write_curves
+from histogen.training.journal import BOARD_NAME, JOURNAL_NAME, Board, Journal, write_curves
 
 MAX_NONFINITE = 3
 """Steps in a row with a loss that is not finite before the run stops itself."""
@@ -69,22 +69,25 @@ def fit(
     description: str = "train",
     items_per_step: int = 1,
     item_name: str = "steps",
+    tensorboard: bool = False,
 ) -> dict[str, float]:
     """Train ``task`` for ``num_steps`` steps in all, and return the means of the last journal row's window.
 
-    Writes ``run_dir/checkpoints/``, ``metrics.jsonl`` and ``curves.svg``. With ``resume`` it goes on from the newest
-    checkpoint that verifies (from the start if there is none yet) and ends with the same bytes as a run that was
-    never interrupted. The bar counts ``items_per_step`` ``item_name`` for each step.
+    Writes ``run_dir/checkpoints/``, ``metrics.jsonl`` and ``curves.svg``; with ``tensorboard``, its files too. With
+    ``resume`` it goes on from the newest checkpoint that verifies (from the start if there is none yet) and ends with
+    the same bytes as a run that was never interrupted. The bar counts ``items_per_step`` ``item_name`` for each step.
 
     Raises:
         ConfigError: ``num_steps``, ``checkpoint_every`` or ``log_every`` is not positive.
         CheckpointError: there are checkpoints and none verifies, or they go beyond ``num_steps``.
+        MissingDependencyError: ``tensorboard``, and it is not installed.
         TrainingStoppedError: the loss was not finite three steps in a row.
     """
     for name, value in (("num_steps", num_steps), ("checkpoint_every", checkpoint_every), ("log_every", log_every)):
         if value < 1:
             raise ConfigError(f"{name} cannot be {value}; it must be at least 1")
-    journal, window = Journal(run_dir / JOURNAL_NAME), _Window()
+    board = Board(run_dir / BOARD_NAME) if tensorboard and processes.is_main() else None
+    journal, window = Journal(run_dir / JOURNAL_NAME, board=board), _Window()
     start = _restore(task, run_dir, window, num_steps) if resume else 0
     if processes.is_main():
         journal.rewind(start)
@@ -104,8 +107,8 @@ def fit(
             if done % checkpoint_every == 0 or done == num_steps:
                 _checkpoint(task, run_dir, done, window, keep)
             _show(bar, metrics, items_per_step)
-    if processes.is_main():
-        write_curves(run_dir)
+    if board is not None:
+        board.close()
     processes.barrier()
     return last
 
@@ -128,6 +131,7 @@ def _checkpoint(task: Task, run_dir: Path, step: int, window: _Window, keep: int
     if processes.is_main():
         saved = {"sums": window.sums, "counts": window.counts, "nonfinite": window.nonfinite}
         save_checkpoint(run_dir / "checkpoints", step, {"task": state, "window": saved}, keep=keep)
+        write_curves(run_dir)
     processes.barrier()
 
 

@@ -63,10 +63,39 @@ def barrier() -> None:
         distributed.barrier()
 
 
-def all_mean(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the mean of ``tensor`` over all processes."""
+def all_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of ``tensor`` over all processes."""
     if world_size() == 1:
         return tensor
     total = tensor.clone()
     distributed.all_reduce(total)
-    return total / world_size()
+    return total
+
+
+def all_mean(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the mean of ``tensor`` over all processes."""
+    return all_sum(tensor) / world_size()
+
+
+def all_logsumexp(tensor: torch.Tensor) -> torch.Tensor:
+    """Return log sum exp of ``tensor`` over all processes, element by element."""
+    if world_size() == 1:
+        return tensor
+    highest = tensor.clone()
+    distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+    return highest + all_sum((tensor - highest).exp()).log()
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows [N, D] of all processes, [P * N, D], in the order of the processes.
+
+    A loss of the result, computed alike on every process, has the gradient that one process would get: each process
+    carries that of its own rows, times P, because gradients are averaged over the processes afterwards.
+    """
+    number = world_size()
+    if number == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(number)]
+    distributed.all_gather(parts, rows.detach().contiguous())
+    parts[rank()] = rows.detach() + number * (rows - rows.detach())
+    return torch.cat(parts)

@@ -135,9 +135,11 @@ def test_an_existing_run_is_left_alone_and_a_finished_one_is_not_run_again(store
         pretrain.run(config(stores, out, resume=True, optim={"batch": 16}))
 
 
-@pytest.mark.parametrize("method", ["dino", "gen-dino"])
+@pytest.mark.parametrize("method", ["dino", "gen-dino", "beyond"])
 def test_killed_and_resumed_equals_uninterrupted(stores: Path, tmp_path: Path, method: str) -> None:
     more = gen(stores) if method == "gen-dino" else {}
+    if method == "beyond":
+        more = {"loss": {"koleo": 0.1, "uniformity": 0.05}, "masks": {"weight": 1.0}}
     whole = config(stores, tmp_path / "whole" / "run", workers=0, **more)
     pretrain.run(whole)
     killed = config(stores, tmp_path / "killed" / "run", **more)
@@ -179,6 +181,16 @@ def test_gen_dino_trains_in_every_mode(stores: Path, tmp_path: Path, mode: str, 
     row = read_journal(tmp_path / "run" / "metrics.jsonl")[-1]
     assert row["loss"] == pytest.approx(row["loss_dino"] + row["loss_dis"], rel=1e-5)
     assert 0 < row["entropy_dis"] <= np.log(64) + 1e-6
+
+
+def test_options_beyond_the_paper_are_in_the_loss(stores: Path, tmp_path: Path) -> None:
+    loss, masks = {"koleo": 0.1, "uniformity": 0.05, "centre": "sinkhorn"}, {"weight": 0.5}
+    pretrain.run(config(stores, tmp_path / "run", loss=loss, masks=masks, **gen(stores)))
+    for row in read_journal(tmp_path / "run" / "metrics.jsonl"):
+        terms = row["loss_dino"] + row["loss_dis"] + 0.5 * row["loss_patches"]
+        terms += 0.1 * row["loss_koleo"] + 0.05 * row["loss_uniformity"]
+        assert row["loss"] == pytest.approx(terms, rel=1e-5)
+    assert load_encoder(tmp_path / "run").card.dim == 48  # no mask token in what comes out
 
 
 def test_pairs_only_and_disentanglement_only(stores: Path, tmp_path: Path) -> None:

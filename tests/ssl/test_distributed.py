@@ -75,15 +75,21 @@ def launch(settings: dict, processes: int) -> None:
         assert child.returncode == 0, errors[-2000:]
 
 
-def settings_for(folder: Path, out: Path) -> dict:
-    return {
-        **SETTINGS, "tiles": [str(folder / "s.zarr")], "interpolated": str(folder / "int"), "out": str(out),
-    }  # fmt: skip
+BEYOND = {
+    "mean": {"loss": {"koleo": 0.1, "uniformity": 0.05}, "masks": {"weight": 1.0}},
+    "sinkhorn": {"loss": {"centre": "sinkhorn"}, "masks": {"weight": 1.0}},
+}
 
 
-def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, BEYOND["mean"], BEYOND["sinkhorn"]], ids=["dino", "beyond", "sinkhorn"])
+def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path, options: dict) -> None:
     make_store(tmp_path / "s.zarr")
     make_store(tmp_path / "int" / "i.zarr", "interpolated")
+
+    def settings_for(folder: Path, out: Path) -> dict:
+        stores = {"tiles": [str(folder / "s.zarr")], "interpolated": str(folder / "int")}
+        return {**SETTINGS, **options, **stores, "out": str(out)}
+
     single, double, again = (tmp_path / name / "run" for name in ("single", "double", "again"))
     pretrain.run(pretrain.PretrainConfig.model_validate(settings_for(tmp_path, single)))
     launch(settings_for(tmp_path, double), 2)

@@ -78,11 +78,12 @@ def test_one_pass_per_size_gives_what_single_passes_give() -> None:
     _, network = build_networks(TINY, seed=0)
     network.eval()
     a, b, c = torch.randn(2, 3, 3, 32, 32), torch.randn(2, 3, 3, 16, 16), torch.randn(1, 3, 3, 32, 32)
-    outputs, features = network([a, b, c])
+    outputs, features, patches = network([a, b, c])
     for crop, output in zip((a, b, c), outputs, strict=True):
         for view, found in zip(crop, output, strict=True):
             torch.testing.assert_close(found, network.head(network.backbone(view)), atol=1e-5, rtol=1e-4)
     assert len(features) == 15
+    assert patches is None
 
 
 def test_teacher_is_the_moving_average() -> None:

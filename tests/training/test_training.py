@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
+from histogen.errors import CheckpointError, ConfigError, MissingDependencyError, TrainingStoppedError
 from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, weights_sha256
 from histogen.training.journal import Journal, read_journal
 from histogen.training.loop import fit
@@ -176,6 +176,45 @@ fit(Walk(wait=0.04), run_dir=Path(sys.argv[1]), **SETTINGS)
     assert weights_sha256({"w": again.weights}) == weights_sha256({"w": whole.weights})
     for name in ("metrics.jsonl", "curves.svg"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return {key: [(e.step, e.value) for e in events.Scalars(key)] for key in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_journal_and_after_a_resume_no_more_than_that(tmp_path: Path) -> None:
+    fit(Walk(), run_dir=tmp_path, num_steps=12, checkpoint_every=4, log_every=2, tensorboard=True)
+    (tmp_path / "checkpoints" / "step-00000012.json").unlink()  # as a kill after step 12's row leaves it
+    fit(Walk(), run_dir=tmp_path, num_steps=12, checkpoint_every=4, log_every=2, tensorboard=True, resume=True)
+    rows, shown = read_journal(tmp_path / "metrics.jsonl"), scalars(tmp_path)
+    assert set(shown) == {"loss", "norm"}
+    for key, points in shown.items():
+        assert [step for step, _ in points] == [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+        np.testing.assert_allclose([value for _, value in points], [row[key] for row in rows], rtol=1e-6)
+
+
+def test_a_missing_tensorboard_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingDependencyError, match=r"run pip install 'histogen\[tensorboard\]'"):
+        fit(Walk(), run_dir=tmp_path, num_steps=2, checkpoint_every=1, tensorboard=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_curves_show_every_loss_and_entropy_from_the_first_checkpoint_on(tmp_path: Path) -> None:
+    task = Walk(nan_from=9)
+    inner = task.step
+    task.step = lambda step: {**inner(step), "loss_dis": 1.0 + step, "entropy": 2.0, "lr": 0.1}  # type: ignore
+    with pytest.raises(TrainingStoppedError):
+        fit(task, run_dir=tmp_path, num_steps=30, checkpoint_every=6, log_every=2)
+    picture = (tmp_path / "curves.svg").read_text()
+    assert [key for key in ("loss", "loss_dis", "entropy", "norm", "lr") if f">{key}</text>" in picture] == [
+        "loss", "loss_dis", "entropy",
+    ]  # fmt: skip
 
 
 def test_fit_logs_means_over_the_window(tmp_path: Path) -> None:
