@@ -1,18 +1,25 @@
-"""Is an induced collapse named within 200 steps, and does a healthy run stay unnamed?
+"""Is a collapse named within 200 steps, and does a healthy run stay unnamed?
 
-    python benchmarks/collapse.py [--healthy 20] [--broken 10] [--steps 200]
+    python benchmarks/collapse.py [--tiles STORE] [--healthy 20] [--broken 10] [--uniform 10] [--steps 200]
+        [--first-seed 0] [--trace]
 
-Broken: no centring and the learning rate times 50. Healthy: the same run with both as they should be. Tiles are stripes
-of three directions in colours that vary, the network is a toy; each run has its own seed.
+Broken: no centring and the learning rate times 50; one prototype wins. Uniform: a teacher that does not sharpen (its
+temperature is 1); every output becomes the uniform one and the loss sits at ln K. Healthy: the same run with all as it
+should be. Each run has its own seed. Tiles: of STORE, at least 64 px; stripes of three directions in colours that vary
+when not given. The network is a vision transformer of 0.1 M parameters, 2 x 64 + 2 x 32 px, batch 16.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -23,9 +30,14 @@ from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_store import TileStore
 
 LR = 2e-3
+KINDS: dict[str, dict[str, Any]] = {
+    "healthy": {},
+    "broken": {"loss": {"centre": False}, "optim": {"lr": 50 * LR}},
+    "uniform": {"loss": {"teacher_temp": 1.0, "teacher_temp_start": 1.0}},
+}
 
 
-def make_tiles(path: Path, number: int = 240, px: int = 32) -> None:
+def make_tiles(path: Path, number: int = 240, px: int = 64) -> Path:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:px, :px]
     payloads = []
@@ -37,53 +49,59 @@ def make_tiles(path: Path, number: int = 240, px: int = 32) -> None:
         path, kind="natural", store_id=path.stem, tile_px=px, mpp=None, num_tiles=number, provenance={}
     )
     store.commit("tiles", 0, store.write_tiles(0, payloads))
+    return path
 
 
-def run(folder: Path, seed: int, steps: int, broken: bool) -> tuple[int | None, list[dict]]:
-    out = folder / f"{'broken' if broken else 'healthy'}-{seed}"
+def run(tiles: Path, out: Path, seed: int, steps: int, kind: str) -> tuple[int | None, str, list[dict]]:
+    """Train, and return when a collapse was named, in which words, and the journal."""
+    changes, said = KINDS[kind], io.StringIO()
     config = pretrain.PretrainConfig(
-        tiles=[folder / "tiles.zarr"], out=out, seed=seed, log_every=10, checkpoint_every=steps, workers=0,
+        tiles=[tiles], out=out, seed=seed, log_every=10, checkpoint_every=steps, workers=0,
         model={
-            "name": "vit_tiny_patch16_224", "prototypes": 128, "head_hidden": 64, "head_bottleneck": 32,
-            "arguments": {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2},
+            "name": "vit_tiny_patch16_224", "prototypes": 256, "head_hidden": 128, "head_bottleneck": 64,
+            "arguments": {"patch_size": 16, "embed_dim": 64, "depth": 2, "num_heads": 2},
         },
-        crops={"global_px": 32, "local_px": 16, "num_local": 2},
-        augment={"blur": (0.0, 0.0, 0.0), "normalise": "tiles"},
-        loss={"centre": not broken, "teacher_momentum": 0.99, "teacher_temp": 0.03, "teacher_temp_start": 0.03},
-        optim={"num_steps": steps, "batch": 32, "lr": LR * (50 if broken else 1), "warmup_epochs": 1},
+        crops={"global_px": 64, "local_px": 32, "num_local": 2},
+        augment={"blur": (0.5, 0.1, 0.5), "blur_sigma": (0.1, 0.6), "normalise": "tiles"},
+        loss={"teacher_momentum": 0.99, **changes.get("loss", {})},
+        optim={"num_steps": steps, "batch": 16, "lr": LR, "warmup_epochs": 1, **changes.get("optim", {})},
     )  # fmt: skip
-    pretrain.run(config)
+    with contextlib.redirect_stderr(said):
+        pretrain.run(config)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     named = json.loads((out / "run.json").read_text())["results"].get("collapse_step")
-    return named, rows
+    sentence = next((line for line in said.getvalue().splitlines() if line.startswith("collapse at")), "")
+    return named, sentence, rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--healthy", type=int, default=20)
-    parser.add_argument("--broken", type=int, default=10)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiles", type=Path)
+    for kind, number in (("healthy", 20), ("broken", 10), ("uniform", 10)):
+        parser.add_argument(f"--{kind}", type=int, default=number)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trace", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_tiles(folder / "tiles.zarr")
-        found: dict[str, list[int | None]] = {}
-        for word, number in (("broken", given.broken), ("healthy", given.healthy)):
-            found[word] = []
-            for seed in range(number):
-                step, rows = run(folder, seed, given.steps, word == "broken")
-                found[word].append(step)
+        tiles, start = given.tiles or make_tiles(Path(name) / "tiles.zarr"), time.process_time()
+        found: dict[str, list[int | None]] = {kind: [] for kind in KINDS}
+        least: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for kind in KINDS:
+            for seed in range(given.first_seed, given.first_seed + getattr(given, kind)):
+                step, sentence, rows = run(tiles, Path(name) / f"{kind}-{seed}", seed, given.steps, kind)
+                found[kind].append(step)
+                least[kind].append(min(row["information"] for row in rows))
+                print(kind, seed, step, f"least {least[kind][-1]:.4f} nats,", sentence or "silent", flush=True)
                 if given.trace:
-                    seen = [f"{r['information']:.3f}/{r['marginal_entropy']:.2f}" for r in rows]
-                    print(word, seed, step, *seen, flush=True)
-    named = sum(step is not None for step in found["broken"])
-    false = sum(step is not None for step in found["healthy"])
-    steps = [step for step in found["broken"] if step is not None]
-    print(
-        f"collapse: {named} of {given.broken} broken runs named (steps {min(steps, default=0)} to "
-        f"{max(steps, default=0)}), {false} false alarms in {given.healthy} healthy runs"
-    )
+                    print(*[f"{r['information']:.3f}/{r['marginal_entropy']:.2f}/{r['loss_dino']:.2f}" for r in rows])
+    runs = sum(map(len, found.values()))
+    print(f"{runs} runs, {(time.process_time() - start) / max(1, runs):.1f} CPU-s each")
+    for kind, steps in found.items():
+        if steps:
+            named = [step for step in steps if step is not None]
+            when = f" (steps {min(named)} to {max(named)})" if named else ""
+            print(f"{kind}: {len(named)} of {len(steps)} named{when}; least information {min(least[kind]):.4f} nats")
 
 
 if __name__ == "__main__":
