@@ -67,6 +67,7 @@ def build(path: Path, *, mpp: float = 0.5, side_tiles: int = SIDE_TILES, abbrevi
         tiff.write(
             iter([payloads[i] for i in order]), shape=(side, side, 3), dtype=np.uint8, photometric=photometric,
             subsampling=(1, 1) if abbreviated else (2, 2), jpegtables=tables, description=text, **options,
+            compressionargs={"outcolorspace": photometric},  # without it tifffile calls RGB streams YCbCr
         )  # fmt: skip
         for factor in (4, 16):
             level = mosaic(pixels, order, side_tiles, factor)

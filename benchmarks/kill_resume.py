@@ -61,8 +61,6 @@ def main() -> None:
         f"{tally.worker_kills} of a worker; {tally.finished} runs got through, {len(tally.problems)} problems, "
         f"at most {tally.most_redone} shards redone per kill"
     )
-    for problem in tally.problems:
-        print(f"PROBLEM {problem}")
     sys.exit(bool(tally.problems))
 
 
@@ -78,14 +76,15 @@ def run_trials(folder: Path, arguments: argparse.Namespace) -> Tally:
     seconds = time.monotonic() - start
     suffix = ".zarr" if arguments.command != "tile" else ""
     whole, out = folder / f"whole{suffix}", folder / "again" / f"whole{suffix}"
-    expected, tally, rng = contents(whole), Tally(), random.Random(arguments.seed)
+    expected, tally, rng, known = contents(whole), Tally(), random.Random(arguments.seed), 0
     print(f"undisturbed: {seconds:.1f} s, {len(expected)} files", flush=True)
     while tally.client_kills + tally.worker_kills < arguments.kills or out.exists():
         spent = tally.client_kills + tally.worker_kills >= arguments.kills
         ended = one_trial([*call, str(out)], None if spent else rng.uniform(0.3, 1.0) * seconds, rng, tally)
         check(out, arguments.workers, tally)
         kills = tally.client_kills + tally.worker_kills
-        print(f"  {kills} kills, {tally.finished} got through, {len(tally.problems)} problems", flush=True)
+        print(f"  {kills} kills, {tally.finished} got through", *tally.problems[known:], sep="\n    ", flush=True)
+        known = len(tally.problems)
         if ended:
             tally.finished += 1
             compare(expected, contents(out), tally)
@@ -146,10 +145,10 @@ def check(out: Path, workers: int, tally: Tally) -> None:
 
 
 def compare(expected: dict[str, str], found: dict[str, str], tally: Tally) -> None:
-    """Note every file that differs from the undisturbed run's."""
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            tally.problems.append(f"{name} differs from the undisturbed run's")
+    """Note the files that differ from the undisturbed run's."""
+    odd = [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+    if odd:
+        tally.problems.append(f"{len(odd)} files differ from the undisturbed run's: {', '.join(odd[:3])} ...")
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -212,7 +211,7 @@ def write_images(folder: Path, count: int = 12_288) -> Path:
     return images
 
 
-def write_slides(folder: Path, count: int = 6) -> Path:
+def write_slides(folder: Path, count: int = 4) -> Path:
     """Draw slides of several shards each (32 px tiles)."""
     from histogen.geometry import Extent
     from histogen.slides.drawn import draw_slide

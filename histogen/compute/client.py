@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -177,6 +177,25 @@ class Compute:
                     yield OnDask(client)
 
 
+class Kept:
+    """A :class:`Compute` that starts at its first use and serves several shard maps; its workers start once."""
+
+    def __init__(self, compute: Compute, stack: ExitStack) -> None:
+        self._compute, self._stack = compute, stack
+        self._executor: Executor | None = None
+
+    @contextmanager
+    def open_(self) -> Iterator[Executor]:
+        """Start or connect what is needed; it stops when the stack is left.
+
+        Raises:
+            ConfigError: the scheduler does not answer.
+        """
+        if self._executor is None:
+            self._executor = self._stack.enter_context(self._compute.open_())
+        yield self._executor
+
+
 def _client(address: Any) -> Client:
     from distributed import Client
 
@@ -239,8 +258,15 @@ def _local_cluster(workers: int, device: str) -> Iterator[SpecCluster]:
         "dashboard": False,
         "dashboard_address": "127.0.0.1:0",
     }
+
+    def start() -> SpecCluster:
+        return SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET)
+
     try:
-        cluster = SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET)
+        try:
+            cluster = start()
+        except (RuntimeError, OSError, TimeoutError):  # a worker may be killed while it starts, too
+            cluster = start()
     except (RuntimeError, OSError, TimeoutError) as error:
         raise ComputeError(
             f"{workers} local Dask workers did not start ({error}); try again, or fewer --workers"

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from histogen.compute.client import Compute, Lost
+from histogen.compute.client import Compute, Kept, Lost
 from histogen.errors import ConfigError, HistogenError
 from histogen.progress import progress_bar
 
@@ -64,7 +64,7 @@ def run_units(
     worker: Callable[[U], Result | None],
     units: Sequence[U],
     *,
-    compute: Compute,
+    compute: Compute | Kept,
     description: str,
     item_name: str = "tiles",
     items_done: int = 0,

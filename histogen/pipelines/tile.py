@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
-from histogen.compute.client import Compute
+from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
 from histogen.files import remove_temporaries, write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
@@ -30,13 +31,14 @@ def run(config: TileConfig) -> Outcome:
     prints = {source.slide_id: _fingerprint(source) for source in sources}
     out = claim_output(config, command=COMMAND, inputs=prints)
     remove_temporaries(out)
-    compute = Compute.from_config(config)
     units = _plan_units(config, sources, prints)
-    planned = run_units(
-        plan, units, compute=compute, description="plan", item_name="slides", items_done=len(sources) - len(units)
-    )
-    shards, done = _shard_units(config, sources)
-    cut = run_units(cut_shard, shards, compute=compute, description="tile", item_name="tiles", items_done=done)
+    with ExitStack() as stack:
+        compute = Kept(Compute.from_config(config), stack)
+        planned = run_units(
+            plan, units, compute=compute, description="plan", item_name="slides", items_done=len(sources) - len(units)
+        )
+        shards, done = _shard_units(config, sources)
+        cut = run_units(cut_shard, shards, compute=compute, description="tile", item_name="tiles", items_done=done)
     rows = slide_rows(
         [(source.slide_id, source.path, store_paths(config, source.slide_id)) for source in sources],
         failures={failure.key: failure.sentence for failure in planned.failures},

@@ -12,9 +12,9 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.pipelines.outputs import Outcome
 from histogen.pipelines.tile_config import TileConfig
-from histogen.pipelines.tile_work import PlanUnit, build_grid, open_planned, plan_tiles, tile_settings
+from histogen.pipelines.tile_work import PlanUnit, build_grid, build_recipe, open_planned, plan_tiles, tile_settings
 from histogen.slides.find import find_slides
-from histogen.tiles.extract import Recipe, extract_tiles
+from histogen.tiles.extract import extract_tiles
 from histogen.tiles.grid import Grid
 from histogen.tiles.plan import SlidePlan
 from histogen.tiles.source_codec import copy_tiles
@@ -77,7 +77,7 @@ def _sample(unit: PlanUnit, slide: Any, grid: Grid, slide_plan: SlidePlan) -> tu
     if unit.config.codec == "source":
         made = copy_tiles(slide, grid, columns, rows)
     else:
-        made = extract_tiles(slide, grid, columns, rows, Recipe(jpeg))
+        made = extract_tiles(slide, grid, columns, rows, build_recipe(slide, grid, unit.config, jpeg))
     return [p for p in made.payloads if p is not None], time.process_time() - begin
 
 

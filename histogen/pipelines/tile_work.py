@@ -31,7 +31,7 @@ from histogen.tiles.source_codec import (
     copy_tiles,
     passthrough_level,
     passthrough_settings,
-    source_settings,
+    source_encoding,
     source_subsampling,
 )
 from histogen.tiles.stain import build_normaliser
@@ -162,7 +162,7 @@ def tile_settings(slide: BaseSlide, grid: Grid, config: TileConfig) -> JpegSetti
         level = passthrough_level(slide, grid)
         return passthrough_settings(slide.tiff_levels[level])  # type: ignore[attr-defined]
     if config.jpeg.level == "source":
-        return source_settings(slide, grid)
+        return JpegSettings(None, source_encoding(slide, grid).subsampling)
     subsampling = config.jpeg.subsampling
     return JpegSettings(config.jpeg.level, source_subsampling(slide, grid) if subsampling == "source" else subsampling)
 
@@ -263,8 +263,18 @@ def _extract(store: TileStore, unit: ShardUnit, indices: list[int]) -> Extracted
     slides = [_open_cached(unit.slide, slide_id, reader, modified, thread) for thread in range(unit.threads)]
     if settings.codec == "source":
         return copy_tiles(slides[0], grid, columns, rows)
-    recipe = Recipe(store.jpeg, settings.quality, build_normaliser(settings.stain))
-    return extract_tiles(slides, grid, columns, rows, recipe)
+    return extract_tiles(slides, grid, columns, rows, build_recipe(slides[0], grid, settings, store.jpeg))
+
+
+def build_recipe(slide: BaseSlide, grid: Grid, config: TileConfig, jpeg: JpegSettings) -> Recipe:
+    """Return what becomes of the pixels of this slide's tiles.
+
+    Raises:
+        ConfigError: the reference of the stain normalisation cannot be read.
+        SlideError: the slide's own encoding is asked for and does not fit.
+    """
+    encode = source_encoding(slide, grid).encode if config.jpeg.level == "source" else None
+    return Recipe(jpeg, config.quality, build_normaliser(config.stain), encode)
 
 
 def content_hash(payload: bytes | None) -> int:

@@ -59,7 +59,9 @@ class Slide(Protocol):
     def read_region(self, box: BoxL0, extent_out: Extent) -> np.ndarray:
         """Read ``box`` resampled to ``extent_out``, every output pixel the mean over its own area."""
 
-    def read_row(self, box: BoxL0, tile_px: int, stride_px: int, count: int) -> np.ndarray:
+    def read_row(
+        self, box: BoxL0, tile_px: int, stride_px: int, count: int, *, encoded_as: str | None = None
+    ) -> np.ndarray:
         """Read ``count`` neighbouring tiles, uint8 [count, tile_px, tile_px, 3], that ``box`` encloses."""
 
     def thumbnail(self, max_px: int) -> np.ndarray:
@@ -129,8 +131,20 @@ class BaseSlide(ABC):
 
         return read_resampled(read, box.x / scale, box.y / scale, box.width / scale, box.height / scale, extent_out)
 
-    def read_row(self, box: BoxL0, tile_px: int, stride_px: int, count: int) -> np.ndarray:
+    def read_row(
+        self,
+        box: BoxL0,
+        tile_px: int,
+        stride_px: int,
+        count: int,
+        *,
+        encoded_as: str | None = None,  # noqa: ARG002 - for readers of JPEG tiles
+    ) -> np.ndarray:
         """Read ``count`` neighbouring tiles, uint8 [count, tile_px, tile_px, 3], that ``box`` encloses.
+
+        ``encoded_as`` is the chroma subsampling that these pixels will be encoded with. A reader of JPEG tiles may then
+        repeat the chroma samples that it found instead of interpolating between them: the encoder's means give the same
+        samples back, so that chroma is not blurred a second time.
 
         Raises:
             SlideError: one of them cannot be read.

@@ -13,6 +13,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import simplejpeg
 
 from histogen.errors import SlideError
 from histogen.geometry import BoxL0, Extent
@@ -22,6 +23,8 @@ from histogen.slides.tiff_layout import TiffLevel, open_layout
 
 CACHE_BYTES = 96 * 2**20
 """Decoded tiles kept, per slide; :mod:`histogen.tiles.extract` reads wide slides in blocks that fit."""
+CHROMA_STEP = {"420": (2, 2), "422": (2, 1)}
+"""Subsampling to the pixels (across, down) that share a chroma sample."""
 JPEG_TAIL = 64
 """Within this many bytes of its end a JPEG must say that it ends; some writers pad."""
 
@@ -38,7 +41,7 @@ class NativeSlide(BaseSlide):
         self.vendor, self.objective_power = layout.vendor, layout.objective_power
         self.mpp, self.mpp_source = layout.mpp, layout.mpp_source
         self._file: int | None = None
-        self._caches: dict[int, TileCache] = {}
+        self._caches: dict[tuple[int, bool], TileCache] = {}
 
     def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
         """Read a rectangle given in pixels of ``level``; white outside of the slide."""
@@ -62,7 +65,9 @@ class NativeSlide(BaseSlide):
                 ]
         return out
 
-    def read_row(self, box: BoxL0, tile_px: int, stride_px: int, count: int) -> np.ndarray:
+    def read_row(
+        self, box: BoxL0, tile_px: int, stride_px: int, count: int, *, encoded_as: str | None = None
+    ) -> np.ndarray:
         """Read neighbouring tiles; where no resampling is needed, each stored tile is cut straight into them."""
         width_px = (count - 1) * stride_px + tile_px
         index = self.best_level(box.width / width_px)
@@ -74,12 +79,14 @@ class NativeSlide(BaseSlide):
         if error > EXACT or not inside:
             return super().read_row(box, tile_px, stride_px, count)
         tiff = self.tiff_levels[index]
+        across, down = CHROMA_STEP.get(tiff.subsampling or "", (0, 0)) if encoded_as == tiff.subsampling else (0, 0)
+        repeat = bool(across) and not (left % across or stride_px % across or top % down)
         width, height = tiff.tile.width, tiff.tile.height
         out = np.empty((count, tile_px, tile_px, 3), np.uint8)
         for row in range(top // height, -(-(top + tile_px) // height)):
             y0, y1 = max(row * height, top), min((row + 1) * height, top + tile_px)
             for column in range(left // width, -(-(left + width_px) // width)):
-                tile = self._tile(index, row * tiff.columns + column)[y0 - row * height : y1 - row * height]
+                tile = self._tile(index, row * tiff.columns + column, repeat)[y0 - row * height : y1 - row * height]
                 start = column * width - left
                 first = max(0, -(-(start - tile_px + 1) // stride_px))
                 for at in range(first, min(count, -(-(start + width) // stride_px))):
@@ -104,15 +111,16 @@ class NativeSlide(BaseSlide):
             raise SlideError(f"{self._where(level, index)}: the file ends before the tile does; copy it again")
         return payload
 
-    def _tile(self, level: int, index: int) -> np.ndarray:
-        cache = self._caches.get(level)
+    def _tile(self, level: int, index: int, repeat_chroma: bool = False) -> np.ndarray:
+        cache = self._caches.get((level, repeat_chroma))
         if cache is None:
-            cache = self._caches[level] = TileCache(self.tiff_levels[level].tile)
+            cache = self._caches[level, repeat_chroma] = TileCache(self.tiff_levels[level].tile)
         tile = cache.get(index)
         if tile is None:
             payload = self.read_payload(level, index)
             try:
-                tile = cache.put(index, lambda out: decode_tile(self.tiff_levels[level], payload, out))
+                decode = decode_repeating_chroma if repeat_chroma else decode_tile
+                tile = cache.put(index, lambda out: decode(self.tiff_levels[level], payload, out))
             except (ValueError, RuntimeError) as error:
                 raise SlideError(f"{self._where(level, index)}: {error}") from error
         return tile
@@ -170,9 +178,7 @@ def decode_tile(level: TiffLevel, payload: bytes, out: np.ndarray | None = None)
     shape = (level.tile.height, level.tile.width, 3)
     tile: Any
     if level.codec == "jpeg":
-        # libjpeg fills up a stream that ends early with grey and only warns.
-        if b"\xff\xd9" not in payload[-JPEG_TAIL:]:
-            raise ValueError("the JPEG stream ends early")
+        _check_end(payload)
         tile = imagecodecs.jpeg8_decode(
             payload, tables=level.tables, colorspace=level.colorspace, outcolorspace="RGB", out=out
         )
@@ -187,3 +193,23 @@ def decode_tile(level: TiffLevel, payload: bytes, out: np.ndarray | None = None)
     if tile.shape != shape or tile.dtype != np.uint8:
         raise ValueError(f"the tile decodes to {tile.dtype} {tile.shape}, not uint8 {shape}")
     return tile
+
+
+def decode_repeating_chroma(level: TiffLevel, payload: bytes, out: np.ndarray) -> np.ndarray:
+    """Decode one stored YCbCr JPEG into ``out``, uint8 RGB [tile height, tile width, 3], without interpolating chroma.
+
+    Raises:
+        ValueError: the payload is damaged or is not of the tile's extent.
+    """
+    _check_end(payload)
+    whole = payload if level.tables is None else b"".join((payload[:2], level.tables[2:-2], payload[2:]))
+    tile = simplejpeg.decode_jpeg(whole, fastupsample=True, strict=False, buffer=out)
+    if tile.shape != out.shape:
+        raise ValueError(f"the tile decodes to {tile.shape}, not {out.shape}")
+    return out
+
+
+def _check_end(payload: bytes) -> None:
+    """Refuse a stream that ends early: libjpeg fills it up with grey and only warns."""
+    if b"\xff\xd9" not in payload[-JPEG_TAIL:]:
+        raise ValueError("the JPEG stream ends early")

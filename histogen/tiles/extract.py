@@ -51,6 +51,8 @@ class Recipe:
     quality: QualitySettings = QualitySettings()
     transform: Callable[[np.ndarray], np.ndarray] | None = None
     """Applied to each tile, uint8 [H, W, 3], after it was scored: stain normalisation."""
+    encode: Callable[[np.ndarray], bytes] | None = None
+    """Encodes a tile, uint8 [H, W, 3], where ``jpeg`` does not say how: with the slide's own tables."""
 
 
 def empty(count: int) -> Extracted:
@@ -113,25 +115,32 @@ def _merge(result: Extracted, part: Extracted, positions: list[int]) -> None:
 
 
 def _extract_runs(slide: Slide, grid: Grid, runs: list[Run], recipe: Recipe, result: Extracted) -> None:
+    encoded_as = recipe.jpeg.subsampling if recipe.transform is None else None
     for first, members in runs:
-        for positions, tiles in _read_run(slide, grid, first, members, result):
+        for positions, tiles in _read_run(slide, grid, first, members, result, encoded_as):
             result.focus[positions], result.blank[positions] = score_tiles(tiles)
             for position, tile in zip(positions, tiles, strict=True):
                 reason = reason_to_drop(result.focus[position], result.blank[position], recipe.quality)
-                if reason is None:
-                    result.payloads[position] = _encode(tile, position, recipe, result)
-                else:
+                if reason is not None:
                     result.dropped[reason] = result.dropped.get(reason, 0) + 1
+                    continue
+                payload = result.payloads[position] = _encode(tile, recipe)
+                if position % LOSS_EVERY == 0:
+                    box = grid.box(first[0] + members.index(position), first[1])
+                    _measure_loss(payload, slide.read_row(box, grid.tile_px, grid.stride_px, 1)[0], recipe, result)
 
 
-def _encode(tile: np.ndarray, position: int, recipe: Recipe, result: Extracted) -> bytes:
+def _encode(tile: np.ndarray, recipe: Recipe) -> bytes:
     pixels = tile if recipe.transform is None else recipe.transform(tile)
-    payload = encode_jpeg(pixels, recipe.jpeg)
-    if position % LOSS_EVERY == 0:
-        error = decode_jpeg(payload, settings=recipe.jpeg).astype(np.float32) - pixels
-        result.squared_error += float((error**2).mean())
-        result.measured += 1
-    return payload
+    return encode_jpeg(pixels, recipe.jpeg) if recipe.encode is None else recipe.encode(pixels)
+
+
+def _measure_loss(payload: bytes, tile: np.ndarray, recipe: Recipe, result: Extracted) -> None:
+    """Note how far what was stored is from what the slide shows (or what became of that)."""
+    pixels = tile if recipe.transform is None else recipe.transform(tile)
+    error = decode_jpeg(payload, settings=recipe.jpeg).astype(np.float32) - pixels
+    result.squared_error += float((error**2).mean())
+    result.measured += 1
 
 
 def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[Run]:
@@ -163,17 +172,23 @@ def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[Run]:
 
 
 def _read_run(
-    slide: Slide, grid: Grid, first: tuple[int, int], members: list[int], result: Extracted
+    slide: Slide,
+    grid: Grid,
+    first: tuple[int, int],
+    members: list[int],
+    result: Extracted,
+    encoded_as: str | None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (positions, pixels [n, H, W, 3]) of the tiles of one run; when it cannot be read as one, tile by tile."""
     column, row = first
     try:
-        tiles = slide.read_row(grid.box(column, row, len(members)), grid.tile_px, grid.stride_px, len(members))
+        box, count = grid.box(column, row, len(members)), len(members)
+        tiles = slide.read_row(box, grid.tile_px, grid.stride_px, count, encoded_as=encoded_as)
     except SlideError as error:
         if len(members) == 1:
             result.unreadable[members[0]] = str(error)
             return
         for offset, member in enumerate(members):
-            yield from _read_run(slide, grid, (column + offset, row), [member], result)
+            yield from _read_run(slide, grid, (column + offset, row), [member], result, encoded_as)
         return
     yield members, tiles

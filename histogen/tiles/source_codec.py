@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import imagecodecs
 import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from histogen.errors import SlideError
 from histogen.slides.base import Slide
 from histogen.slides.native import JPEG_TAIL, NativeSlide
 from histogen.slides.tiff_layout import TiffLevel
-from histogen.store.jpeg import JpegSettings
+from histogen.store.jpeg import JpegSettings, complete_jpeg
 from histogen.tiles.extract import Extracted, empty
 from histogen.tiles.grid import Grid
 
 SAME = 1e-6
+PILLOW_NAMES = {"444": "4:4:4", "422": "4:2:2", "420": "4:2:0"}
+"""Chroma subsamplings that Pillow writes."""
 
 
 def passthrough_level(slide: Slide, grid: Grid) -> int:
@@ -79,59 +82,52 @@ def copy_tiles(slide: Slide, grid: Grid, columns: np.ndarray, rows: np.ndarray) 
     return result
 
 
-def source_settings(slide: Slide, grid: Grid) -> JpegSettings:
-    """Return settings with the quantisation tables and the subsampling of the level that is read.
+@dataclass(frozen=True)
+class SourceEncoding:
+    """How the JPEGs of a slide are encoded, enough to encode more of their kind.
 
-    With these, tiles whose borders lie on the slide's own blocks lose next to nothing.
+    Tiles whose borders lie on the slide's own blocks of 8 or 16 pixels lose next to nothing by it.
+    """
+
+    tables: Mapping[int, Sequence[int]]
+    """Quantisation tables by their ids, as Pillow has them."""
+    subsampling: str
+    is_rgb: bool
+
+    def encode(self, tile: np.ndarray) -> bytes:
+        """Encode a tile, uint8 RGB [H, W, 3], as a complete JPEG file."""
+        stream = io.BytesIO()
+        Image.fromarray(tile).save(
+            stream, "JPEG", qtables=self.tables, subsampling=PILLOW_NAMES[self.subsampling], keep_rgb=self.is_rgb
+        )
+        return stream.getvalue()
+
+
+def source_encoding(slide: Slide, grid: Grid) -> SourceEncoding:
+    """Return how the level that is read is encoded, after the stored tile in its middle.
 
     Raises:
-        SlideError: the slide's tiles are not JPEG, or its tables are not libjpeg's at any quality.
+        SlideError: the slide's tiles are not JPEG, or of a kind that Pillow does not write.
     """
-    if isinstance(slide, NativeSlide):
-        index = slide.best_level(min(grid.pixel_l0))
-        level = slide.tiff_levels[index]
-        if level.codec == "jpeg":
-            payload = slide.read_payload(index, len(level.offsets) // 2)
-            tables = quantisation_tables(payload) or quantisation_tables(level.tables or b"")
-            quality = _quality_of(tables)
-            if quality is not None and level.subsampling is not None:
-                return JpegSettings(quality, level.subsampling)
-    raise SlideError(
-        f"slide '{slide.slide_id}' has no JPEG tables of a known quality; set jpeg.level to a number, 90 is usual"
-    )
+    level = _level_read(slide, grid)
+    if level is None or level.codec != "jpeg" or level.subsampling not in PILLOW_NAMES:
+        kind = f"{level.codec} {level.subsampling or ''}".strip() if level else "no stored tiles that can be read"
+        raise SlideError(
+            f"slide '{slide.slide_id}' has {kind}, not JPEG that can be written again; set jpeg.level to a number"
+        )
+    assert isinstance(slide, NativeSlide)
+    payload = slide.read_payload(slide.tiff_levels.index(level), len(level.offsets) // 2)
+    with Image.open(io.BytesIO(complete_jpeg(payload, passthrough_settings(level)))) as image:
+        assert isinstance(image, JpegImageFile)
+        return SourceEncoding(image.quantization, level.subsampling, level.colorspace == "RGB")
 
 
 def source_subsampling(slide: Slide, grid: Grid) -> str:
     """Return the chroma subsampling of the level that is read; ``420`` where that is not known."""
-    level = slide.tiff_levels[slide.best_level(min(grid.pixel_l0))] if isinstance(slide, NativeSlide) else None
+    level = _level_read(slide, grid)
     known = level.subsampling if level is not None and level.codec == "jpeg" else None
     return known or "420"
 
 
-def quantisation_tables(jpeg: bytes) -> tuple[bytes, ...]:
-    """Return the 8-bit quantisation tables (64 bytes each, in order of their ids) in a JPEG stream."""
-    tables: dict[int, bytes] = {}
-    for marker, segment in _segments(jpeg):
-        at = 0
-        while marker == 0xDB and at + 65 <= len(segment):
-            tables[segment[at] & 15] = segment[at + 1 : at + 65]
-            at += 65
-    return tuple(tables[key] for key in sorted(tables))
-
-
-def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
-    stream = io.BytesIO(jpeg)
-    stream.read(2)
-    while len(head := stream.read(2)) == 2 and head[0] == 0xFF and head[1] not in (0xDA, 0xD9):
-        yield head[1], stream.read(int.from_bytes(stream.read(2), "big") - 2)
-
-
-def _quality_of(tables: tuple[bytes, ...]) -> int | None:
-    return _known_tables().get(tables) or _known_tables().get(tables * 2)
-
-
-@functools.cache
-def _known_tables() -> dict[tuple[bytes, ...], int]:
-    """The tables that libjpeg writes at each quality; the highest quality of equal ones."""
-    tile = np.zeros((16, 16, 3), np.uint8)
-    return {quantisation_tables(bytes(imagecodecs.jpeg8_encode(tile, level=q))): q for q in range(1, 101)}
+def _level_read(slide: Slide, grid: Grid) -> TiffLevel | None:
+    return slide.tiff_levels[slide.best_level(min(grid.pixel_l0))] if isinstance(slide, NativeSlide) else None

@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from histogen.compute.client import Compute, OnDask, worker_environments
+from histogen.compute.client import Compute, Kept, OnDask, worker_environments
 from histogen.compute.run import UnitFailure, _guarded, run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, SlideError
@@ -220,6 +222,37 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def starting_workers() -> list[int]:
+    """Return the children of this process that multiprocessing spawned as workers (Linux)."""
+    pids = [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+    return [int(pid) for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_a_worker_killed_while_it_starts_does_not_end_the_run() -> None:
+    def kill_first() -> None:
+        _wait_until(starting_workers)
+        os.kill(starting_workers()[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_first)
+    killer.start()
+    report = run_units(here().square, [here().Number(n) for n in range(2)], compute=Compute(2), description="start")
+    killer.join()
+    assert report.done == 2
+
+
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_kept_workers_serve_several_maps() -> None:
+    pids = []
+    with ExitStack() as stack:
+        compute = Kept(Compute(1), stack)
+        for n in range(2):
+            report = run_units(here().square, [here().Number(n)], compute=compute, description="kept")
+            pids.append(report.results[0][1]["pid"])
+    assert pids[0] == pids[1] != os.getpid()
+    _wait_until(lambda: not _alive(pids[0]))
 
 
 class GoneClient:

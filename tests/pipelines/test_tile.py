@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 import histogen
 from histogen.errors import ConfigError, OutputExistsError
@@ -27,7 +29,9 @@ from histogen.slides.base import open_slide
 from histogen.slides.drawn import draw_slide
 from histogen.slides.native import NativeSlide
 from histogen.slides.tiff_writer import write_svs
+from histogen.store.jpeg import complete_jpeg
 from histogen.store.tile_store import TileStore
+from histogen.tiles.source_codec import passthrough_settings
 
 SMALL = Extent(1500, 1100)
 DENSE = {"tile_px": 32, "stride_px": 16, "min_tissue_fraction": 0.3, "max_pen_fraction": 1.0}
@@ -295,6 +299,7 @@ def write_own_tiles(path: Path, pixels: np.ndarray, *, abbreviated: bool) -> Non
     tifffile.imwrite(
         path, iter(streams), shape=pixels.shape, dtype=np.uint8, tile=(256, 256), compression="jpeg",
         photometric="rgb" if abbreviated else "ycbcr", subsampling=(1, 1) if abbreviated else (2, 2),
+        compressionargs={"outcolorspace": "rgb" if abbreviated else "ycbcr"},
         jpegtables=tables, description="Aperio Image Library v1\r\nx|AppMag = 20|MPP = 0.5", metadata=None,
     )  # fmt: skip
 
@@ -323,8 +328,37 @@ def test_the_source_s_tables_on_its_own_blocks_lose_least(slides: Path, tmp_path
     }.items():
         tile([slides / "s0.svs"], tmp_path / name, **settings)
         losses[name] = json.loads((tmp_path / name / "report.json").read_text())["slides"][0]["loss_db"]
-    assert TileStore.open_(tmp_path / "source" / "s0.zarr").jpeg.level == 85
     assert losses["source"] > 50 > losses["plain"]
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+def test_the_source_s_tables_are_taken_whatever_they_are(tmp_path: Path, rgb: bool) -> None:
+    """Oracles: Pillow's reading of the stored tables, and OpenSlide's pixels for the loss that the report states."""
+    path = tmp_path / "slide.svs"
+    draw_slide(tmp_path / "drawn.svs", seed=3, extent=SMALL, region_um=250)
+    pixels = NativeSlide(tmp_path / "drawn.svs").read_level(0, 0, 0, Extent(1280, 1024))
+    write_own_tiles(path, pixels, abbreviated=rgb)
+    settings = {"tile_px": 128, "mpp": "native", "min_tissue_fraction": 0.2}
+    tile(path, tmp_path / "tiles", jpeg={"level": "source"}, **settings)
+    tile(path, tmp_path / "plain", **settings)
+    store = TileStore.open_(tmp_path / "tiles" / "slide.zarr")
+    source, reference = NativeSlide(path), open_slide(path, reader="openslide")
+    stored = complete_jpeg(source.read_payload(0, 7), passthrough_settings(source.tiff_levels[0]))
+    with Image.open(io.BytesIO(stored)) as ours, Image.open(io.BytesIO(store.read_payload(3))) as theirs:
+        assert ours.quantization == theirs.quantization
+    x, y = (store.read_rows(f"columns/{name}") for name in ("x_l0", "y_l0"))
+    errors = [
+        (
+            (store.read_tile(i).astype(float) - reference.read_level(0, int(x[i]), int(y[i]), Extent(128, 128))) ** 2
+        ).mean()
+        for i in range(store.num_tiles)
+    ]
+    plain, exact = (
+        json.loads((tmp_path / name / "report.json").read_text())["slides"][0]["loss_db"] for name in ("plain", "tiles")
+    )
+    assert 10 * np.log10(255**2 / np.mean(errors)) > 55
+    assert exact == pytest.approx(10 * np.log10(255**2 / max(errors[0], 255**2 / 10**9.9)), abs=0.01)
+    assert exact > plain + 5
 
 
 def test_several_resolutions_in_one_pass(slides: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from histogen.slides.drawn import draw_slide
 from histogen.slides.native import NativeSlide
 from histogen.slides.openslide import OpenSlideSlide
 from histogen.slides.tiff_writer import write_svs
+from histogen.store.jpeg import JpegSettings, decode_jpeg, encode_jpeg
 
 REAL_NATIVE = (
     "CMU-1-Small-Region.svs",
@@ -200,3 +201,24 @@ def test_payloads_are_the_file_s_own(drawn_path: Path) -> None:
     payload = slide.read_payload(0, 5)
     assert drawn_path.read_bytes().count(payload) >= 1
     assert imagecodecs.jpeg8_decode(payload, tables=slide.tiff_levels[0].tables).shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize(("left", "closer"), [(64, True), (65, False)])
+def test_chroma_is_not_blurred_a_second_time(drawn_path: Path, left: int, closer: bool) -> None:
+    """Oracle: the pixels that OpenSlide shows, beside what is left of them after encoding either reading."""
+    native, reference = NativeSlide(drawn_path), OpenSlideSlide(drawn_path)
+    box = BoxL0(left, 64, 5 * 128, 128)
+    shown = native.read_row(box, 128, 128, 5)
+    repeated = native.read_row(box, 128, 128, 5, encoded_as="420")
+    expected = [reference.read_level(0, left + 128 * k, 64, Extent(128, 128)) for k in range(5)]
+    assert np.array_equal(shown, expected)
+    assert np.array_equal(native.read_row(box, 128, 128, 5, encoded_as="444"), expected)
+    assert np.array_equal(repeated, expected) is not closer
+    luma = np.array([0.299, 0.587, 0.114])
+    assert np.abs(repeated @ luma - shown @ luma).mean() < 0.5
+    error = [
+        ((decode_jpeg(encode_jpeg(tile, JpegSettings(90, "420"))).astype(float) - expected[k]) ** 2).mean()
+        for tiles in (repeated, shown)
+        for k, tile in enumerate(tiles)
+    ]
+    assert (sum(error[:5]) < 0.9 * sum(error[5:])) is closer
