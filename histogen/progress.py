@@ -7,11 +7,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
+
+
+def _terminal_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
 
 
 class Bar:
@@ -23,17 +39,8 @@ class Bar:
         self._start = self._last_print = time.monotonic()
         self._note = ""
         self._rich: Progress | None = None
-        console = Console(stderr=True)
-        if console.is_terminal:
-            self._rich = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=console,
-            )
+        if sys.stderr.isatty():
+            self._rich = _terminal_bar()
             self._task = self._rich.add_task(description, total=total, completed=done, rate=f"{unit}", note="")
 
     def advance(self, count: int = 1) -> None:

@@ -23,7 +23,6 @@ from histogen.slides.find import SlideSource
 from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import TILES, Column
 from histogen.store.tile_store import TileStore
-from histogen.tiles.annotations import label_tiles, read_annotations, read_areas, tiles_geojson
 from histogen.tiles.extract import Extracted, Recipe, extract_tiles
 from histogen.tiles.grid import Grid
 from histogen.tiles.plan import SlidePlan, draw_thumbnail, plan_slide
@@ -106,9 +105,11 @@ def _plan_one(unit: PlanUnit, slide: BaseSlide, grid: Grid, path: Path) -> None:
     jpeg = tile_settings(slide, grid, unit.config)
     slide_plan = plan_tiles(unit, slide, grid)
     folder = unit.config.out / "thumbnails"
-    _write_thumbnail(folder / f"{path.stem}.jpg", draw_thumbnail(slide_plan))
+    _write_thumbnail(folder / f"{path.stem}.jpg", draw_thumbnail(slide_plan, slide))
     columns = _columns(unit, slide_plan)
     if unit.config.geojson:
+        from histogen.tiles.annotations import tiles_geojson
+
         shares = [{"tissue_fraction": round(v, 4)} for v in slide_plan.tissue_fraction.tolist()]
         text = tiles_geojson(*slide_plan.positions_l0, grid.size_l0, shares)
         write_atomic(unit.config.out / "geojson" / f"{path.stem}.geojson", text)
@@ -128,9 +129,14 @@ def plan_tiles(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> SlidePlan:
     areas = _beside(unit.source, config.roi, (".geojson", ".db"))
     if config.roi is not None and areas is None:
         raise SlideError(f"slide '{unit.source.slide_id}' has no region of interest in '{config.roi}'; add its GeoJSON")
+    roi = None
+    if areas is not None:
+        from histogen.tiles.annotations import read_areas
+
+        roi = read_areas(areas)
     return plan_slide(
         slide, grid, tissue=config.tissue, min_tissue_fraction=config.min_tissue_fraction,
-        max_pen_fraction=config.max_pen_fraction, roi=read_areas(areas) if areas else None,
+        max_pen_fraction=config.max_pen_fraction, roi=roi,
     )  # fmt: skip
 
 
@@ -203,6 +209,8 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
     }
     annotations = unit.source.annotations or _beside(unit.source, unit.config.annotations, (".geojson", ".db"))
     if annotations is not None:
+        from histogen.tiles.annotations import label_tiles, read_annotations
+
         names = label_tiles(
             read_annotations(annotations), x_l0, y_l0, slide_plan.grid.size_l0,
             min_share=unit.config.min_label_fraction,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from histogen.errors import SlideError
 from histogen.geometry import Extent
 from histogen.slides.base import BaseSlide, require_mpp
-from histogen.tiles.annotations import Region, roi_shares
 from histogen.tiles.grid import Grid
 from histogen.tiles.spec import TissueSettings
 from histogen.tiles.tissue import TissueMask, find_tissue
+
+if TYPE_CHECKING:
+    from histogen.tiles.annotations import Region
 
 MIN_ROI_SHARE = 0.5
 MAX_OVERVIEW_PX = 12_000
@@ -71,6 +74,8 @@ def plan_slide(
     pen = mask.pen_fractions(x_l0, y_l0, grid.size_l0)
     keep = (fraction >= min_tissue_fraction) & (pen <= max_pen_fraction)
     if roi is not None:
+        from histogen.tiles.annotations import roi_shares
+
         keep[keep] = roi_shares(roi, x_l0[keep], y_l0[keep], grid.size_l0) >= MIN_ROI_SHARE
     if not keep.any():
         raise SlideError(
@@ -89,11 +94,16 @@ def read_overview(slide: BaseSlide, mpp: float, slide_mpp: float) -> tuple[np.nd
     return slide.read_overview(out), slide_mpp * slide.extent.width / out.width
 
 
-def draw_thumbnail(plan: SlidePlan) -> np.ndarray:
-    """Return the overview with the tissue's outline (green), ink (yellow) and the kept tiles; uint8 RGB [h, w, 3]."""
-    scale = min(1.0, THUMBNAIL_PX / max(plan.overview.shape[:2]))
-    extent = tuple(max(1, round(side * scale)) for side in plan.overview.shape[1::-1])
-    picture = cv2.resize(plan.overview, extent, interpolation=cv2.INTER_AREA)
+def draw_thumbnail(plan: SlidePlan, slide: BaseSlide) -> np.ndarray:
+    """Return the slide with the tissue's outline (green), ink (yellow) and the kept tiles (blue); uint8 RGB [h, w, 3].
+
+    The overview is the picture, unless it is so small that a finer one costs little.
+    """
+    small = max(plan.overview.shape[:2]) < THUMBNAIL_PX / 2
+    picture = slide.thumbnail(THUMBNAIL_PX) if small else plan.overview
+    scale = min(1.0, THUMBNAIL_PX / max(picture.shape[:2]))
+    extent = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
+    picture = cv2.resize(picture, extent, interpolation=cv2.INTER_AREA)
     shade = picture.copy()
     to_px = (extent[0] / plan.grid.slide_extent.width, extent[1] / plan.grid.slide_extent.height)
     width, height = plan.grid.size_l0

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
 
 from histogen.errors import SlideError
 from histogen.slides.base import Slide
@@ -96,6 +94,8 @@ class SourceEncoding:
 
     def encode(self, tile: np.ndarray) -> bytes:
         """Encode a tile, uint8 RGB [H, W, 3], as a complete JPEG file."""
+        from PIL import Image
+
         stream = io.BytesIO()
         Image.fromarray(tile).save(
             stream, "JPEG", qtables=self.tables, subsampling=PILLOW_NAMES[self.subsampling], keep_rgb=self.is_rgb
@@ -109,6 +109,9 @@ def source_encoding(slide: Slide, grid: Grid) -> SourceEncoding:
     Raises:
         SlideError: the slide's tiles are not JPEG, or of a kind that Pillow does not write.
     """
+    from PIL import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+
     level = _level_read(slide, grid)
     if level is None or level.codec != "jpeg" or level.subsampling not in PILLOW_NAMES:
         kind = f"{level.codec} {level.subsampling or ''}".strip() if level else "no stored tiles that can be read"

@@ -20,6 +20,10 @@ DENSITY_RANGE = (0.09, 0.21)
 WEAK_DENSITY = 0.035
 REACH_UM = 100.0
 """Weak tissue counts within this distance of strong tissue."""
+GLOW_UM = 300.0
+"""How far around weak tissue the glass is looked at: stain that bled into it is denser there than elsewhere."""
+GLOW_FACTOR = 1.6
+"""Weak tissue is this much denser than the glass around it."""
 SATURATION_RANGE = (10, 26)
 GREY_RANGE = (205, 232)
 MIN_PEN_MM2 = 0.01
@@ -98,10 +102,21 @@ def _by_density(rgb: np.ndarray, usable: np.ndarray, faint: bool, mpp: float) ->
     density = optical_density(rgb, glass_colour(rgb, usable))
     threshold = float(np.clip(_otsu(density[usable] * 100) / 100, *DENSITY_RANGE))
     strong = (density > threshold) & usable
-    weak = density > min(threshold, max(WEAK_DENSITY, _glass_density(density[usable & ~strong])))
+    least = max(WEAK_DENSITY, _glass_density(density[usable & ~strong]))
     if faint:
-        return weak
-    return _connected(weak & _dilated(strong, REACH_UM / mpp), strong)
+        return density > min(threshold, least)
+    near = _dilated(strong, REACH_UM / mpp)
+    glow = _local_mean(density, usable & ~near, GLOW_UM / mpp)
+    weak = near & (density > np.minimum(threshold, np.maximum(least, GLOW_FACTOR * glow)))
+    return _connected(weak, strong)
+
+
+def _local_mean(values: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
+    """Return the mean of ``values`` under ``mask`` around each pixel, float32 [h, w]; 0 where the mask is far away."""
+    side = 2 * round(radius) + 1
+    weight = cv2.blur(mask.astype(np.float32), (side, side))
+    total = cv2.blur(np.where(mask, values, 0).astype(np.float32), (side, side))
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0.02)
 
 
 def _connected(weak: np.ndarray, strong: np.ndarray) -> np.ndarray:
