@@ -10,7 +10,7 @@ from histogen.compute.run import run_units
 from histogen.files import remove_temporaries, write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.tile_config import TileConfig
-from histogen.pipelines.tile_work import COMMAND, PlanUnit, ShardUnit, cut_shard, plan, store_paths
+from histogen.pipelines.tile_work import COMMAND, PlanUnit, ShardUnit, cut_shard, plan, store_paths, write_geojson
 from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
 from histogen.slides.find import SlideSource, find_slides, fingerprint
 from histogen.store.tile_store import TileStore
@@ -39,6 +39,8 @@ def run(config: TileConfig) -> Outcome:
         )
         shards, done = _shard_units(config, sources)
         cut = run_units(cut_shard, shards, compute=compute, description="tile", item_name="tiles", items_done=done)
+    for source in sources if config.geojson else ():
+        write_geojson(config, source.slide_id)
     rows = slide_rows(
         [(source.slide_id, source.path, store_paths(config, source.slide_id)) for source in sources],
         failures={failure.key: failure.sentence for failure in planned.failures},

@@ -49,6 +49,9 @@ class TileConfig(BulkConfig):
     """Largest share of ink in a kept tile."""
     roi: Path | None = None
     """GeoJSON regions outside of which nothing is kept: a file (for one slide), or a folder with one per slide."""
+    positions: Path | None = None
+    """HDF5 of CLAM or TRIDENT whose ``coords`` are the tiles to cut, just these: a file (for one slide), or a folder
+    with ``<slide_id>.h5`` or ``<slide_id>_patches.h5`` for each. Shares of tissue and ink are stored all the same."""
     quality: QualitySettings = QualitySettings()
     codec: Literal["jpeg", "source"] = "jpeg"
     """``source`` copies the slide's stored tiles byte for byte; tile_px and mpp must be the slide's own."""
@@ -59,7 +62,7 @@ class TileConfig(BulkConfig):
     min_label_fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of a tile that a region's name must cover to become its label."""
     geojson: bool = False
-    """Write the kept tiles of each slide as GeoJSON too, for QuPath."""
+    """Write the kept tiles of each slide, with their scores, as GeoJSON too, for QuPath."""
     threads: int = Field(default=1, ge=1)
     """Threads per worker; the result does not depend on it."""
 
@@ -70,7 +73,11 @@ class TileConfig(BulkConfig):
                 raise ValueError(f"mpp {mpp} is not above zero")
         if not self.mpps:
             raise ValueError("mpp is an empty list; give one resolution at least")
-        needs_pixels = self.quality != QualitySettings() or self.stain.method != "none"
+        if self.positions is not None and (
+            self.codec == "source" or self.stride_px is not None or self.roi is not None
+        ):
+            raise ValueError("positions say where tiles are: they exclude codec=source, stride_px and roi")
+        needs_pixels = self.quality != QualitySettings() or self.stain != StainSettings()
         if self.codec == "source" and (needs_pixels or self.edge == "pad"):
             raise ValueError("codec=source copies tiles undecoded: quality filters, stain and edge=pad need codec=jpeg")
         if isinstance(self.jpeg.level, int) and not 1 <= self.jpeg.level <= 100:

@@ -24,7 +24,7 @@ from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import TILES, Column
 from histogen.store.tile_store import TileStore
 from histogen.tiles.extract import Extracted, Recipe, extract_tiles
-from histogen.tiles.grid import Grid
+from histogen.tiles.grid import Grid, Placed
 from histogen.tiles.plan import SlidePlan, draw_thumbnail, plan_slide
 from histogen.tiles.source_codec import (
     copy_tiles,
@@ -33,11 +33,11 @@ from histogen.tiles.source_codec import (
     source_encoding,
     source_subsampling,
 )
-from histogen.tiles.stain import build_normaliser
+from histogen.tiles.stain import build_normaliser, stain_statistics
 
 COMMAND = "tile"
 SCORES = ("focus", "blank")
-PLACE_KEYS = frozenset({"slides", "annotations", "roi", "mpp", "geojson"})
+PLACE_KEYS = frozenset({"slides", "annotations", "roi", "positions", "mpp", "geojson"})
 """Keys of the config that a store does not keep: paths, and what it states otherwise."""
 
 
@@ -107,12 +107,6 @@ def _plan_one(unit: PlanUnit, slide: BaseSlide, grid: Grid, path: Path) -> None:
     folder = unit.config.out / "thumbnails"
     _write_thumbnail(folder / f"{path.stem}.jpg", draw_thumbnail(slide_plan, slide))
     columns = _columns(unit, slide_plan)
-    if unit.config.geojson:
-        from histogen.tiles.annotations import tiles_geojson
-
-        shares = [{"tissue_fraction": round(v, 4)} for v in slide_plan.tissue_fraction.tolist()]
-        text = tiles_geojson(*slide_plan.positions_l0, grid.size_l0, shares)
-        write_atomic(unit.config.out / "geojson" / f"{path.stem}.geojson", text)
     TileStore.create(
         path, kind="slide", store_id=path.stem, tile_px=unit.config.tile_px, mpp=grid.mpp,
         num_tiles=len(slide_plan.columns), provenance=_provenance(unit, slide, grid), jpeg=jpeg, columns=columns,
@@ -136,8 +130,33 @@ def plan_tiles(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> SlidePlan:
         roi = read_areas(areas)
     return plan_slide(
         slide, grid, tissue=config.tissue, min_tissue_fraction=config.min_tissue_fraction,
-        max_pen_fraction=config.max_pen_fraction, roi=roi,
+        max_pen_fraction=config.max_pen_fraction, roi=roi, places=_read_places(unit, grid),
     )  # fmt: skip
+
+
+def _read_places(unit: PlanUnit, grid: Grid) -> np.ndarray | None:
+    """Return left and top, int64 [N, 2], of the tiles that the user's file lists; None when there is no such file.
+
+    Raises:
+        SlideError: the slide has no file, or its tiles are more than 1 % larger or smaller than those asked for.
+        StoreError: the file cannot be used.
+    """
+    if unit.config.positions is None:
+        return None
+    from histogen.store.export_hdf5 import read_places
+
+    file = _beside(unit.source, unit.config.positions, (".h5", "_patches.h5"))
+    if file is None:
+        raise SlideError(
+            f"slide '{unit.source.slide_id}' has no positions in '{unit.config.positions}'; add its HDF5 file"
+        )
+    places, side = read_places(file)
+    if side is not None and abs(side / grid.size_l0[0] - 1) > 0.01:
+        raise SlideError(
+            f"'{file}' lists tiles of {side:g} px of level 0, {grid.tile_px} px at {grid.mpp:g} mpp are "
+            f"{grid.size_l0[0]:.4g}; set mpp={side * grid.slide_mpp.x / grid.tile_px:.6g}, or another tile_px"
+        )
+    return places
 
 
 def build_grid(slide: BaseSlide, config: TileConfig, mpp: float | str) -> Grid:
@@ -155,7 +174,8 @@ def build_grid(slide: BaseSlide, config: TileConfig, mpp: float | str) -> Grid:
             f"times coarser than the tiles; choose a coarser mpp, or raise max_enlargement ({config.max_enlargement:g})"
         )
     stride = config.tile_px if config.stride_px is None else config.stride_px
-    return Grid(slide.extent, slide_mpp, config.tile_px, stride, target, config.edge)
+    made = Grid if config.positions is None else Placed
+    return made(slide.extent, slide_mpp, config.tile_px, stride, target, config.edge)
 
 
 def tile_settings(slide: BaseSlide, grid: Grid, config: TileConfig) -> JpegSettings:
@@ -191,7 +211,7 @@ def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> dict[str, Any]:
             "objective_power": slide.objective_power,
             "flags": list(slide.flags()),
         },
-        "grid": {"stride_px": grid.stride_px, "edge": grid.edge},
+        "grid": {"stride_px": grid.stride_px, "edge": grid.edge, "placed": isinstance(grid, Placed)},
         "config": unit.config.model_dump(mode="json", exclude=set(UNRECORDED | PLACE_KEYS)),
     }
 
@@ -207,6 +227,9 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
         "content_hash": np.zeros(count, np.uint64),
         **{name: np.full(count, np.nan, np.float32) for name in SCORES},
     }
+    if unit.config.stain.statistics:
+        columns["stain_vectors"] = np.full((count, 6), np.nan, np.float32)
+        columns["stain_strengths"] = np.full((count, 2), np.nan, np.float32)
     annotations = unit.source.annotations or _beside(unit.source, unit.config.annotations, (".geojson", ".db"))
     if annotations is not None:
         from histogen.tiles.annotations import label_tiles, read_annotations
@@ -247,6 +270,9 @@ def cut_shard(unit: ShardUnit) -> dict[str, Any]:
     extracted = _extract(store, unit, indices)
     for name in SCORES:
         store.write_rows(f"columns/{name}", unit.shard, getattr(extracted, name))
+    if extracted.stains is not None:
+        store.write_rows("columns/stain_vectors", unit.shard, extracted.stains[:, :6])
+        store.write_rows("columns/stain_strengths", unit.shard, extracted.stains[:, 6:])
     hashes = np.array([content_hash(payload) for payload in extracted.payloads], np.uint64)
     store.write_rows("columns/content_hash", unit.shard, hashes)
     note = store.write_tiles(unit.shard, extracted.payloads)
@@ -282,7 +308,25 @@ def build_recipe(slide: BaseSlide, grid: Grid, config: TileConfig, jpeg: JpegSet
         SlideError: the slide's own encoding is asked for and does not fit.
     """
     encode = source_encoding(slide, grid).encode if config.jpeg.level == "source" else None
-    return Recipe(jpeg, config.quality, build_normaliser(config.stain), encode)
+    stains = stain_statistics if config.stain.statistics else None
+    return Recipe(jpeg, config.quality, build_normaliser(config.stain), encode, stains)
+
+
+def write_geojson(config: TileConfig, slide_id: str) -> None:
+    """Write the tiles that each whole store of a slide holds, and what its columns say of them, for QuPath."""
+    from histogen.tiles.annotations import tiles_geojson
+
+    for path in (path for path in store_paths(config, slide_id) if (path / "zarr.json").exists()):
+        store = TileStore.open_(path)
+        if not store.is_complete():
+            continue
+        kept = np.flatnonzero(store.tile_ok)
+        x_l0, y_l0 = (store.read_rows(f"columns/{name}", kept) for name in ("x_l0", "y_l0"))
+        names = ("tissue_fraction", "pen_fraction", *SCORES)
+        columns = [np.round(store.read_rows(f"columns/{name}", kept).astype(float), 4).tolist() for name in names]
+        values = ({n: v for n, v in zip(names, row, strict=True) if v == v} for row in zip(*columns, strict=True))
+        text = tiles_geojson(x_l0, y_l0, grid_of(store).size_l0, list(values))
+        write_atomic(config.out / "geojson" / f"{path.stem}.geojson", text)
 
 
 def content_hash(payload: bytes | None) -> int:
@@ -305,4 +349,5 @@ def grid_of(store: TileStore) -> Grid:
     slide, grid = store.provenance.get("slide"), store.provenance.get("grid")
     if store.mpp is None or slide is None or grid is None:
         raise SlideError(f"store '{store.path}' does not say how it was tiled; make it again")
-    return Grid(Extent(*slide["extent"]), Mpp(*slide["mpp"]), store.tile_px, grid["stride_px"], store.mpp, grid["edge"])
+    made = Placed if grid.get("placed") else Grid
+    return made(Extent(*slide["extent"]), Mpp(*slide["mpp"]), store.tile_px, grid["stride_px"], store.mpp, grid["edge"])

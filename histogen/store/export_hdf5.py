@@ -48,6 +48,31 @@ def read_features(file: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return features.astype(np.float32), coords.astype(np.int64)
 
 
+def read_places(file: Path) -> tuple[NDArray[np.int64], float | None]:
+    """Return ``coords`` int64 [N, 2] of a file of CLAM's or TRIDENT's, and a tile's side in level-0 pixels if it says.
+
+    Raises:
+        StoreError: it is not HDF5, or has no such array.
+    """
+    h5py = needed("h5py")
+    try:
+        with h5py.File(file, "r") as h5:
+            coords, said = np.asarray(h5["coords"]), dict(h5["coords"].attrs)
+    except (OSError, KeyError) as error:
+        raise StoreError(f"'{file}' has no coordinates of CLAM or TRIDENT ({error}); give a file that does") from error
+    if coords.ndim == 3 and coords.shape[0] == 1:  # some writers keep a batch axis
+        coords = coords[0]
+    if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords):
+        raise StoreError(f"'{file}' has coords {coords.shape}, not [N, 2] of at least one tile")
+    if "patch_size_level0" in said:
+        side = float(said["patch_size_level0"])
+    elif said.get("patch_level") == 0 and "patch_size" in said:
+        side = float(said["patch_size"])
+    else:  # CLAM's patch_size is in pixels of another level, whose scale is not in the file
+        return coords.astype(np.int64), None
+    return coords.astype(np.int64), side
+
+
 def _write(tiles: TileSet, file: Path, encoder: str | None, images: bool, attributes_of: Any) -> int:
     h5py = needed("h5py")
     store, place = tiles.stores[0], placement_of(tiles)

@@ -11,7 +11,7 @@ import numpy as np
 from histogen.errors import SlideError
 from histogen.slides.base import Slide
 from histogen.store.jpeg import JpegSettings, decode_jpeg, encode_jpeg
-from histogen.tiles.grid import Grid
+from histogen.tiles.grid import Grid, Placed
 from histogen.tiles.quality import reason_to_drop, score_tiles
 from histogen.tiles.spec import QualitySettings
 
@@ -41,6 +41,8 @@ class Extracted:
     squared_error: float = 0.0
     """Mean squared error of the encoding, summed over the tiles it was measured on."""
     measured: int = 0
+    stains: np.ndarray | None = None
+    """Stain statistics, float32 [n, 8], where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,14 @@ class Recipe:
     """Applied to each tile, uint8 [H, W, 3], after it was scored: stain normalisation."""
     encode: Callable[[np.ndarray], bytes] | None = None
     """Encodes a tile, uint8 [H, W, 3], where ``jpeg`` does not say how: with the slide's own tables."""
+    stains: Callable[[np.ndarray], np.ndarray] | None = None
+    """Gives the stain statistics, float32 [8], of a tile before ``transform``."""
 
 
-def empty(count: int) -> Extracted:
+def empty(count: int, *, stains: bool = False) -> Extracted:
     """Return a result in which no tile is there yet."""
-    return Extracted([None] * count, np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32))
+    focus, blank = (np.full(count, np.nan, np.float32) for _ in range(2))
+    return Extracted([None] * count, focus, blank, stains=np.full((count, 8), np.nan, np.float32) if stains else None)
 
 
 def extract_tiles(
@@ -71,14 +76,15 @@ def extract_tiles(
         SlideError: none of the tiles can be read.
     """
     handles = list(slides) if isinstance(slides, Sequence) else [slides]
-    result = empty(len(columns))
+    stains = recipe.stains is not None
+    result = empty(len(columns), stains=stains)
     runs = list(runs_of(grid, columns, rows))
     parts = [list(part) for part in _split(runs, len(handles))]
     if len(handles) == 1:
         _extract_runs(handles[0], grid, runs, recipe, result)
     else:
         with ThreadPoolExecutor(len(handles)) as pool:
-            others = [empty(len(columns)) for _ in handles]
+            others = [empty(len(columns), stains=stains) for _ in handles]
             work = [pool.submit(_extract_runs, *args) for args in _zip(handles, grid, parts, recipe, others)]
             for future, part, other in zip(work, parts, others, strict=True):
                 future.result()
@@ -107,6 +113,8 @@ def _merge(result: Extracted, part: Extracted, positions: list[int]) -> None:
     for position in positions:
         result.payloads[position] = part.payloads[position]
     result.focus[positions], result.blank[positions] = part.focus[positions], part.blank[positions]
+    if result.stains is not None and part.stains is not None:
+        result.stains[positions] = part.stains[positions]
     result.unreadable |= part.unreadable
     for reason, number in part.dropped.items():
         result.dropped[reason] = result.dropped.get(reason, 0) + number
@@ -125,6 +133,8 @@ def _extract_runs(slide: Slide, grid: Grid, runs: list[Run], recipe: Recipe, res
                     result.dropped[reason] = result.dropped.get(reason, 0) + 1
                     continue
                 payload = result.payloads[position] = _encode(tile, recipe)
+                if recipe.stains is not None and result.stains is not None:
+                    result.stains[position] = recipe.stains(tile)
                 if position % LOSS_EVERY == 0:
                     box = grid.box(first[0] + members.index(position), first[1])
                     _measure_loss(payload, slide.read_row(box, grid.tile_px, grid.stride_px, 1)[0], recipe, result)
@@ -149,7 +159,7 @@ def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[Run]:
     Blocks keep what has to stay decoded small on very wide slides.
     """
     size_l0 = grid.size_l0
-    block = max(RUN_TILES, int(BLOCK_PIXELS / (size_l0[1] + 512) / max(1.0, grid.stride_px * grid.pixel_l0[0])))
+    block = max(RUN_TILES, int(BLOCK_PIXELS / (size_l0[1] + 512) / max(1.0, grid.step_l0[0])))
     block -= block % RUN_TILES
     order = np.lexsort((columns, rows, columns // block))
     run: list[int] = []
@@ -162,6 +172,7 @@ def runs_of(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> Iterator[Run]:
             and columns[position] // block == columns[last] // block
             and len(run) < RUN_TILES
             and grid.stride_px <= grid.tile_px
+            and not isinstance(grid, Placed)
         )
         if run and not follows:
             yield (int(columns[run[0]]), int(rows[run[0]])), run

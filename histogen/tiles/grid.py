@@ -39,6 +39,11 @@ class Grid:
         return self.tile_px * self.pixel_l0[0], self.tile_px * self.pixel_l0[1]
 
     @property
+    def step_l0(self) -> tuple[float, float]:
+        """Level-0 pixels from one column, and from one row, to the next."""
+        return self.stride_px * self.pixel_l0[0], self.stride_px * self.pixel_l0[1]
+
+    @property
     def num_columns(self) -> int:
         """Tiles side by side."""
         return self._count(self.slide_extent.width / self.pixel_l0[0])
@@ -60,21 +65,30 @@ class Grid:
 
     def positions_l0(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return left and top of tiles, float64 [N] each, level-0 pixels."""
-        across, down = self.pixel_l0
-        return columns * (self.stride_px * across), rows * (self.stride_px * down)
+        across, down = self.step_l0
+        return columns * across, rows * down
 
     def cells_at(self, x_l0: np.ndarray, y_l0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return column and row, int64 [N] each, of tiles that begin at ``x_l0``, ``y_l0``."""
-        across, down = self.pixel_l0
-        columns = np.rint(x_l0 / (self.stride_px * across)).astype(np.int64)
-        return columns, np.rint(y_l0 / (self.stride_px * down)).astype(np.int64)
+        across, down = self.step_l0
+        return np.rint(x_l0 / across).astype(np.int64), np.rint(y_l0 / down).astype(np.int64)
 
     def box(self, column: int, row: int, num_columns: int = 1) -> BoxL0:
         """Return the rectangle under ``num_columns`` neighbouring tiles of a row."""
         across, down = self.pixel_l0
         width_px = (num_columns - 1) * self.stride_px + self.tile_px
-        left, top = column * self.stride_px * across, row * self.stride_px * down
-        return BoxL0(left, top, width_px * across, self.tile_px * down)
+        left, top = self.step_l0
+        return BoxL0(column * left, row * top, width_px * across, self.tile_px * down)
+
+
+@dataclass(frozen=True)
+class Placed(Grid):
+    """Tiles of ``tile_px`` at ``mpp`` anywhere: a tile's column and row are its left and top, whole level-0 pixels."""
+
+    @property
+    def step_l0(self) -> tuple[float, float]:
+        """Level-0 pixels from one column, and from one row, to the next."""
+        return 1.0, 1.0
 
 
 def box_means(values: np.ndarray, x: np.ndarray, y: np.ndarray, width: float, height: float) -> np.ndarray:

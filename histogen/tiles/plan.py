@@ -51,15 +51,19 @@ def plan_slide(
     min_tissue_fraction: float,
     max_pen_fraction: float,
     roi: Sequence[Region] | None = None,
+    places: np.ndarray | None = None,
 ) -> SlidePlan:
     """Find the tissue of a slide and keep the tiles with enough of it, of those at least half inside ``roi``.
+
+    With ``places``, columns and rows int [n, 2], just these tiles are kept; their share of tissue is looked up all the
+    same.
 
     Raises:
         MissingMppError: its resolution is not known.
         SlideError: its overview cannot be read, it is smaller than a tile, or no tile has enough tissue.
     """
     slide_mpp = require_mpp(slide)
-    if grid.num_columns * grid.num_rows == 0:
+    if places is None and grid.num_columns * grid.num_rows == 0:
         across, down = (round(v) for v in grid.size_l0)
         extent = f"{slide.extent.width} x {slide.extent.height}"
         raise SlideError(
@@ -68,11 +72,11 @@ def plan_slide(
         )
     overview, mpp = read_overview(slide, tissue.mpp, slide_mpp.mean)
     mask = find_tissue(overview, mpp, slide.extent, tissue)
-    columns, rows = grid.cells()
+    columns, rows = grid.cells() if places is None else places.T
     x_l0, y_l0 = grid.positions_l0(columns, rows)
     fraction = mask.fractions(x_l0, y_l0, grid.size_l0)
     pen = mask.pen_fractions(x_l0, y_l0, grid.size_l0)
-    keep = (fraction >= min_tissue_fraction) & (pen <= max_pen_fraction)
+    keep = (fraction >= min_tissue_fraction) & (pen <= max_pen_fraction) | (places is not None)
     if roi is not None:
         from histogen.tiles.annotations import roi_shares
 

@@ -48,6 +48,10 @@ class StainSettings(Settings):
     target: Path | None = None
     """The reference, an image file with tissue; needed unless the method is ``none``."""
 
+    statistics: bool = False
+    """Store each tile's stains before normalisation (Macenko's method): columns ``stain_vectors`` (haematoxylin's and
+    eosin's optical densities of R, G, B) and ``stain_strengths`` (99th percentile of each). Milliseconds each."""
+
     @model_validator(mode="after")
     def _has_target(self) -> StainSettings:
         if self.method != "none" and self.target is None:

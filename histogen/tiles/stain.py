@@ -13,6 +13,8 @@ import numpy as np
 from histogen.errors import ConfigError, MissingDependencyError
 from histogen.tiles.spec import StainSettings
 
+MISSING = "TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'"
+
 
 def build_normaliser(settings: StainSettings) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return the function that normalises one tile, uint8 [H, W, 3]; None when no method is set.
@@ -33,7 +35,7 @@ def _fitted(method: str, target: Path) -> Any:
     try:
         from tiatoolbox.tools.stainnorm import get_normalizer
     except ImportError as error:
-        raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
+        raise MissingDependencyError(MISSING) from error
     image = cv2.imread(str(target), cv2.IMREAD_COLOR)
     if image is None:
         raise ConfigError(f"stain.target '{target}' cannot be read as an image; give a PNG or JPEG of tissue")
@@ -50,11 +52,24 @@ def _normalise(normaliser: Any, tile: np.ndarray) -> np.ndarray:
         return tile
 
 
-def stain_statistics(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Macenko's stain matrix (float [2, 3]) and the 99th percentiles of both concentrations (float [2])."""
-    from tiatoolbox.tools.stainextract import MacenkoExtractor
-    from tiatoolbox.tools.stainnorm import StainNormalizer
+def stain_statistics(tile: np.ndarray) -> np.ndarray:
+    """Return a tile's stains, float32 [8]: two vectors of optical density (R, G, B), then the 99th percentile of each.
 
-    matrix = MacenkoExtractor().get_stain_matrix(tile)
-    concentrations = StainNormalizer.get_concentrations(tile, matrix)
-    return matrix, np.percentile(concentrations, 99, axis=0)
+    Macenko et al. (2009), through TIAToolbox; the vector with more red density, haematoxylin's, is first. NaN where the
+    tile has too little stain to estimate anything from.
+
+    Raises:
+        MissingDependencyError: TIAToolbox is not installed.
+    """
+    try:
+        from tiatoolbox.tools.stainextract import MacenkoExtractor
+        from tiatoolbox.tools.stainnorm import StainNormalizer
+    except ImportError as error:
+        raise MissingDependencyError(MISSING) from error
+    try:
+        with np.errstate(all="ignore"):
+            matrix = MacenkoExtractor().get_stain_matrix(tile.copy())
+            strengths = np.percentile(StainNormalizer.get_concentrations(tile, matrix), 99, axis=0)
+    except (ValueError, ZeroDivisionError, np.linalg.LinAlgError):
+        return np.full(8, np.nan, np.float32)
+    return np.concatenate([matrix.ravel(), strengths]).astype(np.float32)

@@ -386,6 +386,9 @@ def test_region_of_interest_in_and_kept_tiles_out_as_geojson(slides: Path, tmp_p
     assert len(x_part) == (x_whole + 32 <= 750).sum() < len(x_whole)
     features = json.loads((tmp_path / "part" / "geojson" / "s0.geojson").read_text())["features"]
     assert [f["geometry"]["coordinates"][0][0][0] for f in features] == x_part.tolist()
+    for name in ("tissue_fraction", "focus", "blank"):
+        said = [f["properties"][name] for f in features]
+        assert np.allclose(said, part.read_rows(f"columns/{name}"), atol=1e-4)
     (tmp_path / "empty").mkdir()
     without = tile([slides / "s0.svs"], tmp_path / "none", roi=tmp_path / "empty")
     assert "slide 's0' has no region of interest" in without.failures[0]
@@ -428,6 +431,48 @@ def test_padding_keeps_the_border(tmp_path: Path) -> None:
     assert corner[80:, 50:].min() >= 252
     report = json.loads((tmp_path / "drop" / "report.json").read_text())
     assert report["duplicates"] == 1
+
+
+@pytest.mark.parametrize("writer", ["trident", "clam"])
+def test_other_tools_coordinates_are_the_tiles(slides: Path, tmp_path: Path, writer: str) -> None:
+    """Oracle: the pixels that OpenSlide shows there, reduced by the mean over blocks."""
+    import h5py
+
+    coords = np.array([[513, 387], [3, 1], [641, 387], [700, 1039]])
+    said = {"trident": {"patch_size": 64, "patch_size_level0": 128}, "clam": {"patch_size": 128, "patch_level": 0}}
+    (tmp_path / "h5").mkdir()
+    with h5py.File(tmp_path / "h5" / "s0_patches.h5", "w") as file:
+        file.create_dataset("coords", data=coords).attrs.update(said[writer])
+    outcome = tile([slides / "s0.svs"], tmp_path / "tiles", positions=tmp_path / "h5", mpp=1.0)
+    store = TileStore.open_(tmp_path / "tiles" / "s0.zarr")
+    assert outcome.exit_code == 0
+    places = np.stack([store.read_rows(f"columns/{name}") for name in ("x_l0", "y_l0")], 1)
+    assert np.array_equal(places, coords)
+    assert store.read_rows("columns/tissue_fraction")[1] == 0
+    slide = open_slide(slides / "s0.svs", reader="openslide")
+    for index, (x, y) in enumerate(coords.tolist()):
+        expected = slide.read_level(0, x, y, Extent(128, 128)).reshape(64, 2, 64, 2, 3).mean((1, 3))
+        assert np.abs(store.read_tile(index) - expected).mean() < 4
+    assert tile([slides / "s0.svs"], tmp_path / "tiles", positions=tmp_path / "h5", mpp=1.0, resume=True).exit_code == 0
+    other = tile([slides / "s0.svs"], tmp_path / "other", positions=tmp_path / "h5", mpp=0.7)
+    assert "lists tiles of 128 px of level 0, 64 px at 0.7 mpp are 89.6; set mpp=1," in other.failures[0]
+    missing = tile([slides / "s1.svs"], tmp_path / "missing", positions=tmp_path / "h5", mpp=1.0)
+    assert "slide 's1' has no positions" in missing.failures[0]
+
+
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_stain_statistics_are_columns(slides: Path, tmp_path: Path) -> None:
+    """Oracle: the stains that the slide was drawn with (haematoxylin absorbs red more than eosin does)."""
+    outcome = tile([slides / "s0.svs"], tmp_path / "tiles", stain={"statistics": True}, tile_px=128)
+    assert outcome.failures == ()
+    store = TileStore.open_(tmp_path / "tiles" / "s0.zarr")
+    vectors = store.read_rows("columns/stain_vectors").reshape(-1, 2, 3)
+    strengths = store.read_rows("columns/stain_strengths")
+    assert np.isfinite(strengths).mean() > 0.8
+    first, second = np.nanmedian(vectors, 0)
+    assert np.allclose(np.linalg.norm(vectors[np.isfinite(strengths[:, 0])], axis=2), 1, atol=1e-5)
+    assert first[0] > second[0] + 0.2
+    assert (np.nanmedian(strengths, 0) > 0.1).all()
 
 
 @pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")

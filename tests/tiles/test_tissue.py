@@ -113,6 +113,19 @@ def test_faint_tissue_is_found_when_asked_for() -> None:
     assert (faint.mask & truth).sum() / (faint.mask | truth).sum() > 0.95
 
 
+def test_the_glow_of_stain_beside_tissue_is_not_tissue() -> None:
+    """As on cryosections: pink that bled into the glass on one side, fading over a millimetre."""
+    rng = np.random.default_rng(1)
+    truth = np.zeros((400, 500), bool)
+    truth[100:300, 60:260] = True
+    x = np.arange(500)
+    glow = 0.09 * np.exp(-np.clip(x - 260, 0, None) / 90) * (x >= 260)
+    density = np.where(truth, rng.uniform(0.15, 0.5, truth.shape), glow[None] + rng.normal(0, 0.002, truth.shape))
+    image = np.rint(244 * 10 ** -(density[..., None] * np.array([0.1, 0.65, 0.25]))).clip(0, 255).astype(np.uint8)
+    found = find_tissue(image, 8.0, Extent(8000, 6400), TissueSettings()).mask
+    assert (found & truth).sum() / (found | truth).sum() > 0.97
+
+
 def test_glass_is_not_tissue_beside_what_was_not_scanned() -> None:
     rng = np.random.default_rng(0)
     overview = np.full((200, 300, 3), 255.0)
