@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -103,8 +104,10 @@ def draw_thumbnail(plan: SlidePlan, slide: BaseSlide) -> np.ndarray:
 
     The overview is the picture, unless it is so small that a finer one costs little.
     """
-    small = max(plan.overview.shape[:2]) < THUMBNAIL_PX / 2
-    picture = slide.thumbnail(THUMBNAIL_PX) if small else plan.overview
+    picture = plan.overview
+    if max(picture.shape[:2]) < THUMBNAIL_PX / 2:
+        with contextlib.suppress(SlideError):  # a damaged tile; the overview was read from a level without it
+            picture = slide.thumbnail(THUMBNAIL_PX)
     scale = min(1.0, THUMBNAIL_PX / max(picture.shape[:2]))
     extent = tuple(max(1, round(side * scale)) for side in picture.shape[1::-1])
     picture = cv2.resize(picture, extent, interpolation=cv2.INTER_AREA)

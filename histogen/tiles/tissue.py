@@ -24,7 +24,7 @@ GLOW_UM = 300.0
 """How far around weak tissue the glass is looked at: stain that bled into it is denser there than elsewhere."""
 GLOW_FACTOR = 1.6
 """Weak tissue is this much denser than the glass around it."""
-SATURATION_RANGE = (10, 26)
+SATURATION_RANGE = (10, 22)
 GREY_RANGE = (205, 232)
 MIN_PEN_MM2 = 0.01
 """Smaller spots of ink's colours are pigment or dirt."""

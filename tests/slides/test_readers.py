@@ -221,4 +221,4 @@ def test_chroma_is_not_blurred_a_second_time(drawn_path: Path, left: int, closer
         for tiles in (repeated, shown)
         for k, tile in enumerate(tiles)
     ]
-    assert (sum(error[:5]) < 0.9 * sum(error[5:])) is closer
+    assert bool(sum(error[:5]) < 0.9 * sum(error[5:])) is closer
