@@ -66,6 +66,7 @@ class EldmPipeline(DiffusionPipeline):
         *,
         sampler: SamplerSettings,
         micro_batch: int = 16,
+        decode_batch: int = 16,
         bf16: bool = True,
         unconditional: bool = False,
     ) -> np.ndarray:
@@ -75,7 +76,8 @@ class EldmPipeline(DiffusionPipeline):
             embeddings: float32 [B, D], raw or interpolated; L2-normalised inside.
             seeds: B integers in [0, 2**63); each draws its tile's starting noise.
             sampler: solver, steps and guidance.
-            micro_batch: rows of every pass through the networks; part of what a tile depends on.
+            micro_batch: rows of every pass through the denoiser; part of what a tile depends on.
+            decode_batch: rows of every pass through the decoder, which needs far more memory a tile; as above.
             bf16: compute in bfloat16 where torch's autocast finds it safe.
             unconditional: condition every tile on the null instead.
 
@@ -86,16 +88,20 @@ class EldmPipeline(DiffusionPipeline):
             raise ConfigError(f"{len(embeddings)} embeddings and {len(seeds)} seeds; give one seed per embedding")
         noise = torch.stack([starting_noise(seed, self.latent_shape) for seed in seeds])
 
-        def sample(embeddings: Tensor, noise: Tensor) -> Tensor:
+        def denoise(embeddings: Tensor, noise: Tensor) -> Tensor:
             null = self.conditioner.null(len(embeddings))
             conditioning = null if unconditional else self.conditioner(embeddings)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                latents = sample_latents(
+                return sample_latents(
                     self._denoise, noise, conditioning, null, settings=sampler, trained=self.scheduler
                 )
+
+        def decode(latents: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
                 return decode_latents(self.autoencoder, latents)
 
-        return map_micro_batches(sample, embeddings, noise, micro_batch=micro_batch, device=self.device).numpy()
+        latents = map_micro_batches(denoise, embeddings, noise, micro_batch=micro_batch, device=self.device)
+        return map_micro_batches(decode, latents, micro_batch=decode_batch, device=self.device).numpy()
 
     def _denoise(self, latents: Tensor, time: Tensor, conditioning: Tensor) -> Tensor:
         return self.unet(latents, time, **self.conditioner.inputs(conditioning)).sample

@@ -64,7 +64,9 @@ class SynthesizeConfig(BulkConfig, ChosenTiles):
     sampler: SamplerSettings | None = None
     """Null takes what the train-eldm run recommends."""
     micro_batch: int = Field(default=16, ge=1)
-    """Tiles per pass through the networks; fixed, the last padded. Part of what a tile's bytes depend on."""
+    """Tiles per pass through the denoiser; fixed, the last padded. Part of what a tile's bytes depend on."""
+    decode_batch: int = Field(default=16, ge=1)
+    """Tiles per pass through the decoder; as ``micro_batch``."""
     bf16: bool = True
     """Compute in bfloat16 where torch's autocast finds it safe."""
     consistency: ConsistencySettings = ConsistencySettings()
@@ -111,6 +113,7 @@ def create_stores(
         "supervision": pipeline.config["supervision"],
         "sampler": sampler.model_dump(mode="json"),
         "micro_batch": config.micro_batch,
+        "decode_batch": config.decode_batch,
         "bf16": config.bf16,
         "consistency": config.consistency.model_dump(mode="json", exclude={"encoder"}),
     }

@@ -7,7 +7,7 @@ tile depends on besides the model and the settings in the store's provenance: ``
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +19,13 @@ import torch
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.diffusion.conditioning import slerp
+from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.base import Encoder, load_encoder
 from histogen.errors import ConfigError, EncoderError, StoreError
 from histogen.files import write_atomic
-from histogen.pipelines.embed import embed_batch, ensure_embeddings
+from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.synthesis_plan import SynthesizeConfig, create_stores, encoder_spec, measuring_encoder
 from histogen.store.jpeg import encode_jpeg
@@ -36,6 +37,8 @@ TILES = "tiles"
 CONSISTENCY_BATCH = 64
 """Tiles per pass of the measuring encoder; fixed, the last padded."""
 ENCODING_THREADS = 4
+GROUP = 256
+"""Tiles that are sampled at a time: while the device makes a group, the JPEGs of the one before are encoded."""
 
 
 @dataclass(frozen=True)
@@ -112,24 +115,39 @@ def make_shard(unit: SynthesisUnit) -> dict[str, Any]:
     store = TileStore.open_(unit.store)
     rows = np.array(store.shard_range(unit.shard), dtype=np.int64)
     wanted = rows[store.read_rows("columns/seed", rows) >= 0]
-    embeddings = conditioning_embeddings(store, wanted, {s.store_id: s for s in _cached_tiles(unit.tiles).stores})
-    images = sample_rows(store, wanted, embeddings, _cached_pipeline(unit.eldm, unit.device))
-    keep = np.ones(len(wanted), bool)
-    if unit.encoder is not None:
-        cosines = np.full(len(rows), np.nan, np.float32)
-        measured = measure_consistency(images, embeddings, _cached_encoder(unit.encoder, unit.device))
-        cosines[np.searchsorted(rows, wanted)] = measured
-        store.write_rows("columns/consistency", unit.shard, cosines)
-        least = store.provenance["consistency"]["least"]
-        keep = measured >= (-np.inf if least is None else least)
-    payloads: list[bytes | None] = [None] * len(rows)
+    sources = {source.store_id: source for source in _cached_tiles(unit.tiles).stores}
+    encoding: dict[int, Future[bytes]] = {}
+    cosines = np.full(len(rows), np.nan, np.float32)
     with ThreadPoolExecutor(ENCODING_THREADS) as pool:
-        made = pool.map(lambda k: encode_jpeg(images[k], store.jpeg), np.flatnonzero(keep).tolist())
-        for row, payload in zip(wanted[keep], made, strict=True):
-            payloads[int(row - rows[0])] = payload
+        for start in range(0, len(wanted), GROUP):
+            group = wanted[start : start + GROUP]
+            images, measured = _make_group(store, group, sources, unit)
+            cosines[group - rows[0]] = measured
+            for row, image in zip(group[_kept(store, measured)], images[_kept(store, measured)], strict=True):
+                encoding[int(row)] = pool.submit(encode_jpeg, image, store.jpeg)
+        payloads = [encoding[row].result() if row in encoding else None for row in rows.tolist()]
+    if unit.encoder is not None:
+        store.write_rows("columns/consistency", unit.shard, cosines)
     note = store.write_tiles(unit.shard, payloads)
     store.commit(TILES, unit.shard, note)
     return note
+
+
+def _make_group(
+    store: TileStore, rows: np.ndarray, sources: dict[str, TileStore], unit: SynthesisUnit
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tiles of ``rows``, uint8 [B, H, W, 3], and their consistency float32 [B]; NaN when not measured."""
+    embeddings = conditioning_embeddings(store, rows, sources)
+    images = sample_rows(store, rows, embeddings, _cached_pipeline(unit.eldm, unit.device))
+    if unit.encoder is None:
+        return images, np.full(len(rows), np.nan, np.float32)
+    return images, measure_consistency(images, embeddings, _cached_encoder(unit.encoder, unit.device))
+
+
+def _kept(store: TileStore, consistency: np.ndarray) -> np.ndarray:
+    """Return which tiles (bool [B]) stay: all, or those whose consistency is not below the least one asked for."""
+    least = store.provenance["consistency"]["least"]
+    return np.ones(len(consistency), bool) if least is None else consistency >= least
 
 
 def conditioning_embeddings(store: TileStore, rows: np.ndarray, sources: dict[str, TileStore]) -> torch.Tensor:
@@ -171,18 +189,19 @@ def sample_rows(store: TileStore, rows: np.ndarray, embeddings: torch.Tensor, pi
         store.read_rows("columns/seed", rows).tolist(),
         sampler=SamplerSettings.model_validate(settings["sampler"]),
         micro_batch=settings["micro_batch"],
+        decode_batch=settings["decode_batch"],
         bf16=settings["bf16"],
     )
 
 
 def measure_consistency(images: np.ndarray, embeddings: torch.Tensor, encoder: Encoder) -> np.ndarray:
     """Return the cosine between each tile's own embedding and the one it was made from, float32 [B]."""
-    again, height = [], CONSISTENCY_BATCH
-    for start in range(0, len(images), height):
-        part = images[start : start + height]
-        padded = np.concatenate([part, np.zeros((height - len(part), *part.shape[1:]), np.uint8)])
-        again.append(embed_batch(encoder, padded)[: len(part)])
-    made = torch.from_numpy(np.concatenate(again)) if again else torch.zeros(0, embeddings.shape[1])
+
+    def embed(part: torch.Tensor) -> torch.Tensor:
+        return encoder(part.permute(0, 3, 1, 2))
+
+    tiles, device = torch.from_numpy(images), encoder.mean.device
+    made = map_micro_batches(embed, tiles, micro_batch=CONSISTENCY_BATCH, device=device)
     return torch.nn.functional.cosine_similarity(made.double(), embeddings.double()).float().numpy()
 
 

@@ -28,7 +28,7 @@ def test_a_tile_does_not_depend_on_its_neighbours_position_padding_or_threads(
     tiny_pipeline: EldmPipeline, asked: tuple[torch.Tensor, list[int]], bf16: bool
 ) -> None:
     embeddings, seeds = asked
-    settings = {"sampler": SAMPLER, "micro_batch": 4, "bf16": bf16}
+    settings = {"sampler": SAMPLER, "micro_batch": 4, "decode_batch": 3, "bf16": bf16}
     together = tiny_pipeline(embeddings, seeds, **settings)
     order = np.random.default_rng(0).permutation(len(seeds))
     shuffled = tiny_pipeline(embeddings[order], [seeds[k] for k in order], **settings)
@@ -45,6 +45,22 @@ def test_a_tile_does_not_depend_on_its_neighbours_position_padding_or_threads(
     finally:
         torch.set_num_threads(before)
     assert len({tile.tobytes() for tile in together}) == len(seeds)
+
+
+def test_denoiser_and_decoder_see_passes_of_their_own_fixed_heights(
+    tiny_pipeline: EldmPipeline, asked: tuple[torch.Tensor, list[int]]
+) -> None:
+    heights: dict[str, set[int]] = {"unet": set(), "decoder": set()}
+    watched = (("unet", tiny_pipeline.unet.conv_in), ("decoder", tiny_pipeline.autoencoder.decoder))
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: heights[name].add(len(given[0])))
+        for name, module in watched
+    ]
+    sampler = SamplerSettings(steps=4, interval=(0.3, 0.7))
+    tiny_pipeline(*asked, sampler=sampler, micro_batch=4, decode_batch=3)
+    for hook in hooks:
+        hook.remove()
+    assert heights == {"unet": {4, 8}, "decoder": {3}}  # 8: a guided step, told and untold together
 
 
 def test_seed_embedding_and_guidance_matter(tiny_pipeline: EldmPipeline, asked: tuple[torch.Tensor, list[int]]) -> None:

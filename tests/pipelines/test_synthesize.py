@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.errors import ConfigError
+from histogen.pipelines import synthesize
 from histogen.pipelines.synthesize import SynthesizeConfig, run
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder import run as run_autoencoder
@@ -185,6 +187,41 @@ def test_consistency_is_recorded_and_filters(world: Path, tmp_path: Path) -> Non
         store.read_rows("columns/consistency"),
         TileStore.open_(tmp_path / "all" / "A.zarr").read_rows("columns/consistency"),
     )
+
+
+def test_consistency_depends_on_no_thread_count(world: Path, tmp_path: Path) -> None:
+    measured = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        run(config(world, tmp_path / str(threads), consistency={"measure": True}))
+        measured.append(TileSet.open_(tmp_path / str(threads)).column("consistency"))
+    np.testing.assert_array_equal(*measured)
+
+
+def test_a_group_is_encoded_while_the_next_is_sampled(
+    world: Path, generative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here no JPEG of the first group is finished before the second is asked for; nobody waits for it."""
+    asked, second, real_sample = [], threading.Event(), synthesize.sample_rows
+
+    def sample(*given: Any) -> np.ndarray:
+        asked.append(len(given[1]))
+        if len(asked) == 2:
+            second.set()
+        return real_sample(*given)
+
+    def encode(*given: Any) -> bytes:
+        assert second.wait(60)
+        assert threading.current_thread() is not threading.main_thread()
+        return encode_jpeg(*given)
+
+    monkeypatch.setattr(synthesize, "GROUP", 16)
+    monkeypatch.setattr(synthesize, "sample_rows", sample)
+    monkeypatch.setattr(synthesize, "encode_jpeg", encode)
+    run(config(world, tmp_path / "grouped", tiles=[world / "sources" / "A.zarr"], per_source=2))
+    assert asked == [16] * 5
+    made, whole = (TileStore.open_(folder / "A.zarr") for folder in (tmp_path / "grouped", generative))
+    assert [made.read_payload(row) for row in range(80)] == [whole.read_payload(row) for row in range(80)]
 
 
 def test_neighbours_as_partners(world: Path, tmp_path: Path) -> None:
