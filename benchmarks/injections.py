@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tiles", type=Path, nargs="+")
     parser.add_argument("--encoder", required=True)
-    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--autoencoder", required=True)
     parser.add_argument("--injections", nargs="+", default=INJECTIONS)
     parser.add_argument("--gammas", nargs="+", type=float, default=[5.0])
     parser.add_argument("--channels", nargs="+", type=int, default=[32, 64, 128])

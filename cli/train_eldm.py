@@ -17,7 +17,9 @@ def command(
     encoder: Annotated[
         str | None, typer.Option(metavar="E", help="The conditioning encoder: a run folder or timm:NAME.")
     ] = None,
-    autoencoder: Annotated[str | None, typer.Option(metavar="RUN", help="A train-autoencoder run.")] = None,
+    autoencoder: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A train-autoencoder run, a diffusers folder, or hf:ORG/NAME.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder.")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from histogen.config import Settings
+from histogen.diffusion.hub import readable_name
 from histogen.diffusion.weights import weights_digest
 from histogen.errors import ConfigError
 
@@ -100,7 +101,7 @@ def run_folder(folder: Path) -> Path:
 
 def autoencoder_name(autoencoder: Autoencoder, folder: Path) -> str:
     """Return the name under which its latents are stored: the run's folder name and a digest of the weights."""
-    return f"{run_folder(folder).stem}-{weights_digest(autoencoder.state_dict())[:8]}"
+    return f"{readable_name(run_folder(folder))}-{weights_digest(autoencoder.state_dict())[:8]}"
 
 
 def downsampling(autoencoder: Autoencoder) -> int:

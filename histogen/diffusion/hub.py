@@ -43,7 +43,12 @@ def local_path(spec: str) -> Path:
         ) from error
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"the hub does not give '{spec}' ({first}); check the name, or give a local folder") from error
+        raise ConfigError(f"the hub does not give '{spec}' ({first}); check its name, or give a folder") from error
+
+
+def short_name(spec: str) -> str:
+    """Return what a record calls the weights that ``spec`` names: the hub's name, or the last part of a path."""
+    return spec if spec.startswith(PREFIX) else Path(spec).name
 
 
 def readable_name(folder: Path) -> str:

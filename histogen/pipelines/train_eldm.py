@@ -15,6 +15,7 @@ from histogen.diffusion.autoencoder import Autoencoder, autoencoder_name, latent
 from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.denoiser import DenoiserSettings
+from histogen.diffusion.hub import local_path, short_name
 from histogen.diffusion.loss import ObjectiveSettings
 from histogen.diffusion.optim import OptimSettings
 from histogen.diffusion.sampling import SamplerSettings
@@ -38,15 +39,16 @@ class TrainEldmConfig(BulkConfig, ChosenTiles):
 
     encoder: str
     """The conditioning encoder: a run of ``pretrain``, ``timm:NAME``, …"""
-    autoencoder: Path
-    """A run of ``train-autoencoder``, or a folder with a diffusers ``AutoencoderKL`` or ``VQModel``."""
+    autoencoder: str
+    """A run of ``train-autoencoder``, a folder with a diffusers ``AutoencoderKL`` or ``VQModel``, a file in
+    latent-diffusion's layout, or a name of the hub (``hf:stabilityai/sd-vae-ft-mse``)."""
     inputs: Literal["cached", "online"] = "cached"
     """``cached``: moments and embeddings from the stores, computed first where missing; ``online``: per step."""
     variants: int = Field(default=8, ge=1, le=8)
     """Dihedral variants cached per tile: 8 turns and flips, 4 turns, or 1 for the tile as it lies."""
-    init: Path | None = None
-    """Weights to start from: a file in latent-diffusion's layout. Null starts from random weights, as the method asks:
-    the published ones were trained with labels."""
+    init: str | None = None
+    """Weights to start from: a file in latent-diffusion's layout, here or on the hub (``hf:ORG/NAME/FILE``). Null
+    starts from random weights, as the method asks: the published ones were trained with labels."""
     init_supervision: str = "unknown"
     """What labels, if any, made the weights of ``init``; recorded."""
     model: DenoiserSettings = DenoiserSettings()
@@ -70,9 +72,10 @@ def run(config: TrainEldmConfig) -> Outcome:
     """Embed and encode what is missing, train, and export the pipeline with the averaged weights."""
     tiles = TileSet.open_(config.tiles, where=config.where)
     device = resolve_device(config.device)
-    autoencoder = load_autoencoder(config.autoencoder, device)
+    weights = local_path(config.autoencoder)
+    autoencoder = load_autoencoder(weights, device)
     encoder_card = load_encoder(config.encoder).card
-    names = {"encoder": encoder_card.name, "autoencoder": autoencoder_name(autoencoder, config.autoencoder)}
+    names = {"encoder": encoder_card.name, "autoencoder": autoencoder_name(autoencoder, weights)}
     out = claim_output(config, command="train-eldm", inputs={"tiles": tiles.content_hash, **names})
     name = ensure_embeddings(
         config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
@@ -155,7 +158,8 @@ def _inputs(
     if config.inputs == "online":
         return OnlineInputs(tiles, autoencoder, load_encoder(config.encoder, device), device)
     compute = Compute.from_config(config)
-    rows = ensure_latents(tiles, config.autoencoder, variants=config.variants, device=config.device, compute=compute)
+    weights = local_path(config.autoencoder)
+    rows = ensure_latents(tiles, weights, variants=config.variants, device=config.device, compute=compute)
     return CachedInputs(tiles, rows, encoder_name, latent_channels(autoencoder))
 
 
@@ -175,7 +179,7 @@ def _initial(config: TrainEldmConfig, inputs: Inputs) -> Any:
         raise ConfigError("weights of latent-diffusion take one token; set model.injection=token, or leave init out")
     from histogen.diffusion.published import load_ldm_denoiser
 
-    unet = load_ldm_denoiser(config.init, embedding_dim=inputs.embedding_dim, latent_px=inputs.latent_px)
+    unet = load_ldm_denoiser(local_path(config.init), embedding_dim=inputs.embedding_dim, latent_px=inputs.latent_px)
     if unet.config["in_channels"] != inputs.latent_channels:
         raise ConfigError(
             f"'{config.init}' works on {unet.config['in_channels']} latent channels, the autoencoder has "
@@ -185,12 +189,12 @@ def _initial(config: TrainEldmConfig, inputs: Inputs) -> Any:
 
 
 def _supervision(config: TrainEldmConfig, encoder: str) -> dict[str, str]:
-    recorded = read_run(run_folder(config.autoencoder)).get("results", {}).get("supervision")
-    started = None if config.init is None else f"{config.init_supervision} (started from '{config.init.name}')"
+    recorded = read_run(run_folder(local_path(config.autoencoder))).get("results", {}).get("supervision")
+    started = None if config.init is None else f"{config.init_supervision} (started from '{short_name(config.init)}')"
     return {
         "denoiser": started or "none",
         "encoder": encoder,
-        "autoencoder": recorded or f"unknown (weights from outside: '{config.autoencoder.name}')",
+        "autoencoder": recorded or f"unknown (weights from outside: '{short_name(config.autoencoder)}')",
     }
 
 

@@ -40,7 +40,7 @@ def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPat
     run_autoencoder(
         TrainAutoencoderConfig.model_validate({**common, "out": folder / "autoencoder", **TINY_AUTOENCODER})
     )
-    trained = {"out": folder / "eldm", "autoencoder": folder / "autoencoder", **TINY_ELDM}
+    trained = {"out": folder / "eldm", "autoencoder": str(folder / "autoencoder"), **TINY_ELDM}
     run_eldm(TrainEldmConfig.model_validate({**common, **trained, "optim": {"steps": 4, "batch": 8}}))
     return folder
 

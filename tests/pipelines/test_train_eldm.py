@@ -38,8 +38,8 @@ def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPat
 
 
 def config(world: Path, out: Path, **changes: Any) -> TrainEldmConfig:
-    given = {"tiles": [world / "sources"], "autoencoder": world / "autoencoder", "out": out, "device": "cpu"}
-    return TrainEldmConfig.model_validate({**given, **TINY_ELDM, **changes})
+    given = {"tiles": [world / "sources"], "autoencoder": str(world / "autoencoder"), "device": "cpu"}
+    return TrainEldmConfig.model_validate({**given, "out": out, **TINY_ELDM, **changes})
 
 
 def test_cached_latents_are_the_direct_encoding_of_every_variant(world: Path) -> None:
@@ -146,17 +146,17 @@ def test_accumulation_gives_the_same_step(world: Path, tmp_path: Path) -> None:
 
 def test_a_missing_autoencoder_is_one_sentence(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="train one with train-autoencoder"):
-        run(config(world, tmp_path / "run", autoencoder=tmp_path))
+        run(config(world, tmp_path / "run", autoencoder=str(tmp_path)))
 
 
 def test_a_start_from_outside_weights_needs_the_published_injection(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="injection=token"):
-        run(config(world, tmp_path / "run", init=tmp_path / "outside.safetensors"))
+        run(config(world, tmp_path / "run", init=str(tmp_path / "outside.safetensors")))
 
 
 def test_an_autoencoder_from_outside_is_recorded(world: Path, tmp_path: Path) -> None:
     load_autoencoder(world / "autoencoder").save_pretrained(tmp_path / "vae")
-    run(config(world, tmp_path / "run", autoencoder=tmp_path / "vae"))
+    run(config(world, tmp_path / "run", autoencoder=str(tmp_path / "vae")))
     record = json.loads((tmp_path / "run" / "run.json").read_text())["results"]["supervision"]
     assert record["autoencoder"] == "unknown (weights from outside: 'vae')"
     assert load_pipeline(tmp_path / "run").config["supervision"].startswith("denoiser: none; encoder: none")

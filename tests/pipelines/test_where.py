@@ -44,7 +44,7 @@ def train_all(folder: Path, **changes: Any) -> tuple[str, str]:
     common: dict[str, Any] = {"tiles": [folder / "tiles"], "device": "cpu", "where": TRAIN, **changes}
     given = {**common, **TINY_AUTOENCODER, "out": folder / "autoencoder"}
     train_autoencoder(TrainAutoencoderConfig.model_validate(given))
-    given = {**common, **TINY_ELDM, "out": folder / "eldm", "autoencoder": folder / "autoencoder"}
+    given = {**common, **TINY_ELDM, "out": folder / "eldm", "autoencoder": str(folder / "autoencoder")}
     train_eldm(TrainEldmConfig.model_validate(given))
     records = [json.loads((folder / name / "run.json").read_text())["results"] for name in ("autoencoder", "eldm")]
     return records[0]["name"], records[1]["weights_sha256"]
