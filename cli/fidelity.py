@@ -23,6 +23,10 @@ def command(
     encoder: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]E", help="An encoder that looks at the tiles; repeatable.")
     ] = None,
+    eldm: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The train-eldm run that made them: adds pictures and unconditional tiles."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables and the page go.")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -41,6 +45,6 @@ def command(
 
     execute(
         pipeline.FidelityConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
-        held_out=held_out, encoders=encoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
-        workers=workers, scheduler=scheduler,
+        held_out=held_out, encoders=encoder, eldm=eldm, out=out, seed=seed, device=device, resume=resume,
+        overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip

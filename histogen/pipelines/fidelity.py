@@ -30,6 +30,7 @@ from histogen.evaluation.compare import (
 from histogen.files import write_atomic
 from histogen.pipelines.benchmark import named_specs
 from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.fidelity_eldm import Maker, made_sections, unconditional_embeddings
 from histogen.pipelines.fidelity_samples import samples_section
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
 from histogen.progress import Bar, progress_bar
@@ -58,6 +59,9 @@ class FidelityConfig(BulkConfig):
     """Folders of ``synthesize``, as ``DIR`` or ``NAME=DIR``."""
     encoders: list[str] = Field(min_length=1)
     """Encoders that look at the tiles, as ``SPEC`` or ``NAME=SPEC``; more than one is wise."""
+    eldm: Path | None = None
+    """The ``train-eldm`` run that made the synthetic tiles: the page then shows tiles made on the spot, and
+    unconditional tiles are a baseline."""
     compare: FidelitySettings = FidelitySettings()
 
 
@@ -77,15 +81,20 @@ def run(config: FidelityConfig) -> Outcome:
     sets = _open(config, folders)
     specs = named_specs(config.encoders)
     device = str(resolve_device(config.device))
-    cards = {name: load_encoder(spec).card for name, spec in specs.items()}
+    maker = None if config.eldm is None else Maker.open_(config.eldm, sets.synthetic, device)
+    loaded = {name: load_encoder(spec, device) for name, spec in specs.items()}
+    cards = {name: encoder.card for name, encoder in loaded.items()}
     inputs = {"train": sets.train.content_hash, "held_out": sets.held_out.content_hash}
     inputs |= {name: tiles.content_hash for name, tiles in sets.synthetic.items()}
     out = claim_output(config, command="fidelity", inputs=inputs | {name: c.name for name, c in cards.items()})
     _embed_all(config, list(folders.values()), list(specs.values()))
+    size = compared_size(sets, config.compare)
+    untold = {} if maker is None else unconditional_embeddings(maker, size, loaded, seed=config.seed)
     encoders = []
-    with progress_bar("compare", total=len(specs) * (len(sets.synthetic) + 2), unit="sets") as bar:
+    baselines = 2 + (maker is not None)
+    with progress_bar("compare", total=len(specs) * (len(sets.synthetic) + baselines), unit="sets") as bar:
         for name, card in cards.items():
-            figures = compare_sets(sets, card.name, config, device, bar)
+            figures = compare_sets(sets, card.name, config, device, bar, size=size, unconditional=untold.get(name))
             encoders.append({"name": name, "spec": specs[name], "card": card.to_json(), **figures})
     copies, pairs = find_copies(sets, config, device)
     fidelity = {
@@ -98,19 +107,27 @@ def run(config: FidelityConfig) -> Outcome:
     }
     write_atomic(out / JSON_NAME, json.dumps(fidelity, indent=1))
     write_atomic(out / TABLE_NAME, fidelity_table(fidelity))
-    samples = [_samples(name, tiles, sets.real, config.seed) for name, tiles in sets.synthetic.items()]
+    samples = [] if maker is None else made_sections(maker, sets.real, _all_sources(sets), seed=config.seed)
+    samples += [_samples(name, tiles, sets.real, config.seed) for name, tiles in sets.synthetic.items()]
     write_fidelity_page(out / PAGE_NAME, fidelity, pairs, samples=samples, config=(out / CONFIG_NAME).read_text())
     finish_output(out, fidelity=JSON_NAME, page=PAGE_NAME)
     return Outcome(out, fidelity_text(fidelity), results=fidelity)
 
 
-def compare_sets(sets: _Sets, key: str, config: FidelityConfig, device: str, bar: Bar) -> dict[str, Any]:
-    """Return the figures of every synthetic set and of two baselines made of real tiles, all of one size."""
+def compared_size(sets: _Sets, settings: FidelitySettings) -> int:
+    """Return how many tiles of every set are compared: the distances depend on it, so it is one number."""
+    return min(settings.max_tiles, len(sets.train), *(len(tiles) for tiles in sets.synthetic.values()))
+
+
+def compare_sets(
+    sets: _Sets, key: str, config: FidelityConfig, device: str, bar: Bar, *, size: int,
+    unconditional: NDArray[np.floating] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the figures of every synthetic set, of the unconditional one and of two baselines of real tiles."""
     settings, seed = config.compare, config.seed
     held_out = sets.held_out.embeddings(key)
     reference = held_out[drawn_rows(len(held_out), settings.max_tiles, seed=seed, name="held out")]
     real, train = sets.real.embeddings(key), sets.train.embeddings(key)
-    size = min(settings.max_tiles, len(train), *(len(tiles) for tiles in sets.synthetic.values()))
     results: list[dict[str, Any]] = []
 
     def add(name: str, kind: str, embeddings: NDArray[np.floating], extra: dict[str, Any]) -> None:
@@ -122,6 +139,8 @@ def compare_sets(sets: _Sets, key: str, config: FidelityConfig, device: str, bar
     for name, tiles in sets.synthetic.items():
         synthetic, (sources, conditions) = tiles.embeddings(key), _conditions(tiles, sets.real, real)
         add(name, "synthetic", synthetic, source_figures(synthetic, conditions, sources, real, device=device))
+    if unconditional is not None:
+        add("unconditional", "baseline", unconditional, {})
     add("training tiles", "baseline", train, {})
     rows = drawn_rows(len(train), size, seed=seed, name="nearest")
     nearest = nearest_other(train, rows, device=device)
@@ -167,6 +186,10 @@ def find_copies(
             reports.append({**counts, **copy_figures(report, scores, usual), "pairs": listed})
             pictures[name] = pairs
     return reports, pictures
+
+
+def _all_sources(sets: _Sets) -> NDArray[np.int64]:
+    return np.concatenate([_rows_in(sets.real, tiles, "source") for tiles in sets.synthetic.values()])
 
 
 def _samples(name: str, synthetic: TileSet, real: TileSet, seed: int) -> Section:

@@ -16,8 +16,9 @@ from histogen.report.tables import aligned, markdown_table
 
 INTRO = (
     "Every set is compared with the same held-out real tiles, at one number of tiles, since the Fréchet distance "
-    "depends on it. The baselines are real: training tiles as they are, and for each source the real tile nearest to "
-    "it. Lower is better for the distances, higher for the rest; the training tiles show what a perfect set would get."
+    "depends on it. The baselines: training tiles as they are, which show what a perfect set would get; for each "
+    "source the real tile nearest to it; and, where the E-LDM is at hand, tiles that it makes of no source at all. "
+    "Lower is better for the distances, higher for the rest."
 )
 COPY_INTRO = (
     "The ratio is a tile's distance to its nearest training tile (coarse layout, any flip or quarter turn) over that "
