@@ -3,7 +3,8 @@
     python benchmarks/samplers.py TILES --eldm RUN [--num 256] [--encoder E …]
 
 Every sampler makes one tile of each of ``--num`` tiles that the run kept out of training, from the same seeds, with the
-same micro-batch. The peer of every row is DDIM with 50 steps and guidance in all of them, in the same run. Fidelity is
+same micro-batch. The peer of every row is DDIM with 50 steps and guidance in all of them, in the same run (of a flow
+model Euler's steps, which are DDIM's there). Fidelity is
 the Frechet distance of embeddings by the conditioning encoder (or ``--encoder``) to all held-out tiles, and the mean
 cosine between a tile's embedding and that of its source, after the mean of the held-out tiles is taken off both.
 """
@@ -29,12 +30,11 @@ from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 
 FULL = (0.0, 1.0)
-SAMPLERS = (
-    SamplerSettings(name="ddim", steps=50, interval=FULL),
+OTHERS = (
     SamplerSettings(),
+    SamplerSettings(steps=10),
     SamplerSettings(guidance=1.0),
     SamplerSettings(interval=FULL),
-    SamplerSettings(steps=10),
     SamplerSettings(guidance=3.0),
     SamplerSettings(name="unipc"),
     SamplerSettings(name="heun", steps=10),
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--eldm", type=Path, required=True)
     parser.add_argument("--encoder", default=None)
     parser.add_argument("--num", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=len(SAMPLERS))
+    parser.add_argument("--rows", type=int, default=1 + len(OTHERS))
     options = parser.parse_args()
     print(machine("torch", "diffusers"), f"threads {torch.get_num_threads()}", flush=True)
     recorded = yaml.safe_load((options.eldm / "config.yaml").read_text())
@@ -61,12 +61,19 @@ def main() -> None:
     print(
         f"{len(sources)} tiles from {len(heldout)} held-out ones, seen by {encoder.card.name}; lower Frechet is better"
     )
-    compare(pipeline, conditions.float(), encoder, real, SAMPLERS[: options.rows])
+    compare(pipeline, conditions.float(), encoder, real, usable(pipeline)[: options.rows])
+
+
+def usable(pipeline: EldmPipeline) -> list[SamplerSettings]:
+    """Return the peer, and the others that can run a model trained as this one was."""
+    is_flow = "FlowMatch" in type(pipeline.scheduler).__name__
+    peer = SamplerSettings(name="flow_euler" if is_flow else "ddim", steps=50, interval=FULL)
+    return [peer, *(each for each in OTHERS if not (is_flow and each.name in ("ddim", "heun")))]
 
 
 def compare(
     pipeline: EldmPipeline, conditions: torch.Tensor, encoder: Encoder, real: NDArray[np.float64],
-    samplers: tuple[SamplerSettings, ...],
+    samplers: list[SamplerSettings],
 ) -> None:  # fmt: skip
     seeds = [derive_seed(0, "sampler benchmark", k) for k in range(len(conditions))]
     peer: float | None = None
