@@ -90,7 +90,7 @@ class Conditioner(ModelMixin, ConfigMixin):
     std: Tensor
 
     @register_to_config
-    def __init__(self, embedding_dim: int, injection: str = "k_tokens") -> None:
+    def __init__(self, embedding_dim: int, injection: str = "adaln") -> None:
         super().__init__()
         if injection not in INJECTIONS:
             raise EncoderError(f"unknown injection '{injection}'; use one of {', '.join(INJECTIONS)}")

@@ -17,7 +17,7 @@ MOST_PLAIN_TOKENS = 512
 
 
 class DenoiserSettings(Settings):
-    """Shape of the U-Net. The defaults are a small f8 shape (99 M parameters) of our own choosing."""
+    """Shape of the U-Net. The defaults are a small f8 shape (98 M parameters) of our own choosing."""
 
     channels: tuple[int, ...] = (128, 256, 512)
     """Channels of each resolution, finest first."""
@@ -29,10 +29,10 @@ class DenoiserSettings(Settings):
     """Channels of an attention head; null is one head per layer (LDM's), which flash kernels cannot run beyond 256."""
     norm_groups: int = Field(default=32, ge=1)
     """Groups of the group normalisation."""
-    injection: Injection = "k_tokens"
+    injection: Injection = "adaln"
     """How the embedding enters; see ``histogen.diffusion.conditioning.INJECTIONS``."""
     cross_attention_dim: int = Field(default=512, ge=1)
-    """Width of the cross-attention tokens."""
+    """Width of the cross-attention tokens (``token`` and ``k_tokens`` only)."""
 
     @model_validator(mode="after")
     def _fits(self) -> DenoiserSettings:
