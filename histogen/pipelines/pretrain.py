@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -51,6 +52,9 @@ class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
     """Checkpoints that are kept."""
     log_every: int = Field(default=10, ge=1)
     """Steps in one row of ``metrics.jsonl``."""
+    monitor_label: str | None = None
+    """A column of labels that only the journal looks at: ``knn`` is how often a tile's nearest other tile of its batch
+    has its label. Nothing is trained with it."""
     tensorboard: bool = False
     """Write the same rows for TensorBoard, into ``out/tensorboard`` (``pip install 'histogen[tensorboard]'``)."""
 
@@ -82,7 +86,7 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
     reader = BatchReader(
         tiles, config.optim.batch, seed=config.seed, generative=generative, interpolations=interpolations,
         gen=config.gen, dis=config.dis, process=processes.rank(), num_processes=processes.world_size(),
-        threads=config.workers,
+        threads=config.workers, labels=monitored_labels(config, tiles),
     )  # fmt: skip
     num_steps = config.optim.num_steps or max(1, round(config.optim.epochs * reader.steps_per_epoch))
     if processes.is_main():
@@ -182,6 +186,21 @@ def check_input(config: PretrainConfig, tiles: TileSet, device: torch.device) ->
             f"{config.optim.accumulate} passes each{' of whole pairs' if pairs == 2 else ''}; "
             f"use a multiple of {parts * pairs}"
         )
+
+
+def monitored_labels(config: PretrainConfig, tiles: TileSet) -> np.ndarray | None:
+    """Return the codes of the label that the journal looks at, int64 [N], negative where a tile has none.
+
+    Raises:
+        ConfigError: the tiles have no such column.
+    """
+    if config.monitor_label is None:
+        return None
+    name = config.monitor_label
+    if not tiles.has_column(name):
+        raise ConfigError(f"not all tiles have a column '{name}'; leave monitor_label out, or name another")
+    values = tiles.column(name)
+    return values.astype(np.int64) if tiles.categories(name) else np.unique(values, return_inverse=True)[1]
 
 
 def normalisation_of(config: PretrainConfig, tiles: TileSet) -> Normalisation:

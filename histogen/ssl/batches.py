@@ -28,6 +28,8 @@ class Batch:
     positions: np.ndarray
     """Places in the global batch, int64 [B]."""
     real: np.ndarray
+    labels: np.ndarray | None = None
+    """Codes of a label, int64 [B], negative where unknown: only for the journal."""
     generative: np.ndarray | None = None
     """The second source of views; the real tile where a tile has or uses none."""
     generative_first: np.ndarray | None = None
@@ -67,7 +69,9 @@ class BatchReader:
         process: int = 0,
         num_processes: int = 1,
         threads: int = 1,
+        labels: np.ndarray | None = None,
     ) -> None:
+        self.labels = labels
         self.tiles, self.seed, self.threads = tiles, seed, max(1, threads)
         self.generative, self.interpolations = generative, interpolations
         self.gen, self.dis = gen or GenSettings(), dis or DisSettings()
@@ -101,7 +105,7 @@ class BatchReader:
         indices = self.indices_of(step)[rows]
         positions = np.arange(self.batch, dtype=np.int64)[rows]
         real = self._read(self.tiles, indices)
-        values: dict[str, np.ndarray] = {}
+        values: dict[str, np.ndarray] = {} if self.labels is None else {"labels": self.labels[indices]}
         if self.generative is not None:
             values |= self._generative(indices, positions, real, step)
         if self.interpolations is not None:

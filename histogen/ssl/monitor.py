@@ -48,6 +48,20 @@ def neighbour_consistency(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((nearest == torch.arange(len(a), device=a.device)).float().mean())
 
 
+def online_knn(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of tiles whose nearest other tile of the batch has their label; NaN with fewer than two.
+
+    ``first`` and ``second`` are features [N, D] of the tiles' two views (the neighbour is looked for among second
+    views); ``labels`` int [N], negative where a tile has none: it is left out.
+    """
+    known = labels >= 0
+    a, b = (functional.normalize(x.detach().float()[known], dim=-1) for x in (first, second))
+    if len(a) < 2:
+        return math.nan
+    nearest = (a @ b.T).fill_diagonal_(-2.0).argmax(1)
+    return float((labels[known][nearest] == labels[known]).float().mean())
+
+
 @dataclass
 class CollapseWatch:
     """Looks at the means of every ``every`` steps, and names a collapse when ``patience`` looks in a row are bad.

@@ -18,7 +18,7 @@ from histogen.seeds import derive_seed
 from histogen.ssl import losses, spread
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch
-from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, rank_me
+from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, online_knn, rank_me
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
 from histogen.ssl.settings import SslSettings
@@ -195,6 +195,9 @@ class DinoTask:
             first, second = seen_by_teacher[: 2 * raw.shape[1]].chunk(2)
             metrics["rank_me"] = torch.tensor(rank_me(first), device=self.device)
             metrics["neighbours"] = torch.tensor(neighbour_consistency(first, second), device=self.device)
+            if batch.labels is not None:
+                labels = torch.from_numpy(batch.labels).to(self.device)
+                metrics["knn"] = torch.tensor(online_knn(first, second, labels), device=self.device)
         if views.interpolated is not None:
             seen = torch.cat([found[1], found[3]]) if 3 in found else found[1]
             other, target_entropy = self._disentangle(seen, outputs, views, batch, temperature)

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
-from histogen.pipelines import pretrain
+from histogen.pipelines import import_images, pretrain
 from histogen.pipelines.pretrain import PretrainConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
+from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.journal import read_journal
 
@@ -159,6 +161,8 @@ pretrain.run(config.model_copy(update={"resume": True}))
             time.sleep(0.005)
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
+    newest = sorted((killed.out / "checkpoints").glob("*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])  # the one before it is used
     pretrain.run(killed.model_copy(update={"resume": True}))
     assert digest(killed.out) == digest(whole.out)
     for name in ("metrics.jsonl", "encoder/model.safetensors", "curves.svg"):
@@ -217,6 +221,93 @@ def test_init_from_continues_and_reports(stores: Path, tmp_path: Path) -> None:
     pretrain.run(part)
 
 
+def dino_checkpoint(vit: torch.nn.Module) -> dict[str, Any]:
+    """As DINO's code saves: student and teacher with their heads, prefixes and all."""
+    head = {"head.last_layer.weight_v": torch.zeros(3, 2)}
+    return {
+        "student": {f"module.backbone.{k}": torch.zeros_like(v) for k, v in vit.state_dict().items()},
+        "teacher": {f"backbone.{k}": v for k, v in vit.state_dict().items()} | head,
+        "epoch": 7,
+    }
+
+
+def dinov2_checkpoint(vit: torch.nn.Module) -> dict[str, Any]:
+    """As DINOv2's hub serves: bare keys, a mask token, a position embedding of another grid (518 px)."""
+    state = dict(vit.state_dict())
+    return state | {"mask_token": torch.zeros(1, 48)}
+
+
+@pytest.mark.parametrize("layout", ["dino", "dinov2", "timm"])
+def test_init_from_foreign_weights_starts_with_their_embeddings(stores: Path, tmp_path: Path, layout: str) -> None:
+    arguments = dict(TINY["model"]["arguments"])
+    if layout == "dinov2":
+        arguments |= {"init_values": 1e-5}
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=0, img_size=32 if layout == "dinov2" else 16, **arguments
+    ).eval()
+    torch.manual_seed(0)
+    for p in theirs.parameters():
+        torch.nn.init.normal_(p, std=0.05)
+    file, spec = tmp_path / "weights.pth", str(tmp_path / "weights.pth")
+    torch.save(
+        {"dino": dino_checkpoint, "dinov2": dinov2_checkpoint}.get(layout, lambda v: v.state_dict())(theirs), file
+    )
+    settings = config(
+        stores, tmp_path / "run", init_from=spec, model={"arguments": arguments}, optim={"num_steps": 1, "lr": 1e-12},
+        loss={"teacher_momentum": 1.0},
+    )  # fmt: skip
+    pretrain.run(settings)
+    results = json.loads((tmp_path / "run" / "run.json").read_text())["results"]
+    assert f"{len(theirs.state_dict())} loaded" in results["init_from"]
+    assert ("1 resampled (pos_embed)" in results["init_from"]) == (layout == "dinov2")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = timm.create_model(
+            "vit_tiny_patch16_224", num_classes=0, img_size=32 if layout == "dinov2" else 16, dynamic_img_size=True,
+            **arguments,
+        ).eval()  # fmt: skip
+        expected.load_state_dict(theirs.state_dict())
+        torch.testing.assert_close(
+            load_encoder(tmp_path / "run").backbone(images), expected(images), atol=1e-4, rtol=1e-3
+        )
+
+
+def test_labels_are_looked_at_in_the_journal_and_change_nothing(stores: Path, tmp_path: Path) -> None:
+    tiles, kinds = textured_tiles(NUM_TILES)
+    labelled = write_store(tmp_path / "s.zarr", tiles, kind_of=Column(kinds.astype(np.int32), ["a", "b", "c"]))
+    watch = {"every": 3}
+    pretrain.run(config(stores, tmp_path / "without", collapse=watch))
+    pretrain.run(config(stores, tmp_path / "with", tiles=[labelled], monitor_label="kind_of", collapse=watch))
+    assert digest(tmp_path / "with") == digest(tmp_path / "without")
+    rows = read_journal(tmp_path / "with" / "metrics.jsonl")
+    assert all(0 <= row["knn"] <= 1 for row in rows)
+    assert "knn" not in read_journal(tmp_path / "without" / "metrics.jsonl")[0]
+
+
+def test_the_encoder_carries_the_tiles_own_mean_and_deviation(stores: Path, tmp_path: Path) -> None:
+    pretrain.run(config(stores, tmp_path / "run", augment={"normalise": "tiles"}, optim={"num_steps": 1}))
+    card = json.loads((tmp_path / "run" / "encoder" / "config.json").read_text())["pretrained_cfg"]
+    pixels = TileSet.open_(stores / "real").read_tiles(np.arange(NUM_TILES)) / 255.0
+    np.testing.assert_allclose(card["mean"], pixels.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(card["std"], pixels.std((0, 1, 2)), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["flat", "classes"])
+def test_natural_images_train_through_the_same_store(tmp_path: Path, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        file = tmp_path / "images" / ("" if layout == "flat" else f"class{number % 2}") / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20 + number, 40 - number, 3), dtype=np.uint8)).save(file)
+    store = tmp_path / "natural.zarr"
+    import_images.run(import_images.ImportImagesConfig(folder=tmp_path / "images", out=store, tile_px=16))
+    outcome = pretrain.run(
+        PretrainConfig(tiles=[store], out=tmp_path / "run", **{**TINY, "optim": {"num_steps": 2, "batch": 4}})
+    )
+    assert outcome.summary.startswith("DINO on 12 tiles")
+    assert load_encoder(tmp_path / "run").card.mean == (0.485, 0.456, 0.406)  # ImageNet's recipe
+
+
 def test_something_is_learnt(tmp_path: Path) -> None:
     """Stripes in noise, all of about one colour, are told apart by k-NN after training and hardly before."""
     from sklearn.neighbors import KNeighborsClassifier
@@ -258,11 +349,14 @@ def bad_inputs(stores: Path, folder: Path) -> list[tuple[dict[str, Any], type[Ex
     tiles, _ = textured_tiles(NUM_TILES)
     elsewhere = write_store(folder / "e.zarr", tiles, "generative", **synthetic_columns(NUM_TILES, 1, store="other"))
     partly = write_store(folder / "p.zarr", tiles[:20], "generative", **synthetic_columns(20, 1))
+    empty = write_store(folder / "empty.zarr", tiles[:0])
     no_source = write_store(folder / "n.zarr", tiles, "generative")
     return [
         ({"generative": elsewhere}, StoreError, "none of the 32 generative tiles was made from these 32 tiles"),
         ({"generative": partly}, StoreError, "12 of 32 tiles have no generative tile, the first is s:20"),
         ({"generative": no_source}, StoreError, "has no column 'source_store'"),
+        ({"tiles": [empty]}, (ConfigError, StoreError), "hold no tiles|no tiles"),
+        ({"monitor_label": "grade"}, ConfigError, "not all tiles have a column 'grade'"),
         ({"generative": stores / "int"}, StoreError, "are of kind interpolated"),
         ({"interpolated": stores / "int-any"}, ConfigError, "only 0 of 32 tiles are their partner's partner"),
         ({"crops": {"global_px": 24}}, ConfigError, "tiles of 16 px are smaller than the global crops of 24 px"),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, rank_me
+from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, online_knn, rank_me
 
 
 def test_rank_me_counts_directions() -> None:
@@ -30,6 +30,23 @@ def test_neighbour_consistency_is_the_share_of_views_that_find_each_other() -> N
     a = torch.eye(5)
     assert neighbour_consistency(a, 3 * a) == 1.0
     assert neighbour_consistency(a, a.roll(1, 0)) == 0.0
+
+
+def test_online_knn_equals_scikit_learn_with_the_tile_itself_left_out() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(40, 6, generator=generator), torch.randn(40, 6, generator=generator)
+    labels = torch.arange(40) % 3
+    expected = []
+    for i in range(40):
+        others = [j for j in range(40) if j != i]
+        knn = KNeighborsClassifier(1, metric="cosine").fit(second[others].numpy(), labels[others].numpy())
+        expected.append(knn.predict(first[i : i + 1].numpy())[0] == labels[i].item())
+    assert online_knn(first, second, labels) == pytest.approx(sum(expected) / 40)
+    unknown = torch.where(torch.arange(40) < 10, -1, labels)
+    assert online_knn(first, second, unknown) == online_knn(first[10:], second[10:], labels[10:])
+    assert math.isnan(online_knn(first, second, torch.full((40,), -1)))
 
 
 def watched(values: list[tuple[float, float, float]], every: int = 2) -> list[str]:

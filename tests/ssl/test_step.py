@@ -14,7 +14,7 @@ from torch.nn import functional
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch
 from histogen.ssl.networks import DinoNetwork, build_networks
-from histogen.ssl.settings import CropSettings, LossSettings, ModelSettings, OptimSettings, SslSettings
+from histogen.ssl.settings import CropSettings, DisSettings, LossSettings, ModelSettings, OptimSettings, SslSettings
 from histogen.ssl.task import DinoTask, Schedules
 from histogen.ssl.views import Views, view_specs
 
@@ -190,3 +190,51 @@ def test_the_default_views_are_the_published_ones() -> None:
         assert (spec.jitter, spec.brightness, spec.contrast, spec.saturation, spec.hue) == (0.8, 0.4, 0.4, 0.2, 0.1)
         assert (spec.flip, spec.grayscale, spec.blur_sigma) == (0.5, 0.2, (0.1, 2.0))
         assert (spec.vertical_flip, spec.quarter_turn, spec.stain) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("mode", ["alg1", "figure", "figure+local"])
+def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str) -> None:
+    """Each student view of an interpolated tile against the mixed teacher outputs of the right views of both tiles."""
+    settings = SETTINGS.model_copy(update={"dis": DisSettings(mode=mode, weight=0.5, teacher_temp=0.06)})
+    student, teacher = build_networks(settings, seed=0)
+    size, rows = 4, np.arange(4)
+    generator = torch.Generator().manual_seed(0)
+    first = np.array([True, False, False, True])
+    partner, alpha = np.array([1, 0, 3, 2]), np.array([0.3, 0.7, 0.5, 0.9], np.float32)
+    views = Views(
+        torch.randn(2, size, 3, 32, 32, generator=generator), torch.randn(3, size, 3, 16, 16, generator=generator),
+        torch.from_numpy(first),
+        interpolated=torch.randn(1 if mode == "alg1" else 2, size, 3, 32, 32, generator=generator),
+        interpolated_locals=torch.randn(3, size, 3, 16, 16, generator=generator) if mode == "figure+local" else None,
+    )  # fmt: skip
+    pixels = np.zeros((size, 1, 1, 3), np.uint8)
+    batch = Batch(
+        rows, rows, pixels, generative=pixels, generative_first=first, interpolated=pixels,
+        has_interpolated=np.ones(size, bool), alpha=alpha, partner=partner,
+    )  # fmt: skip
+
+    def out(network: DinoNetwork, view: torch.Tensor) -> np.ndarray:
+        with torch.no_grad():
+            return network.head(network.backbone(view)).double().numpy()
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+
+    seen = [out(teacher, view) for view in views.globals]
+    of_real = [seen[int(first[b])][b] for b in rows]  # global view 1 is the real one where the generative is first
+    of_generative = [seen[1 - int(first[b])][b] for b in rows]
+    changed = [out(student, v) for v in views.interpolated] + [
+        out(student, v) for v in (() if views.interpolated_locals is None else views.interpolated_locals)
+    ]
+    terms = []
+    for source in [of_real] if mode == "alg1" else [of_real, of_generative]:
+        for b in rows:
+            mixed = alpha[b] * source[b] + (1 - alpha[b]) * source[partner[b]]
+            terms += [-(softmax(mixed / 0.06) * np.log(softmax(view[b] / 0.1))).sum() for view in changed]
+    task = our_task(settings, (student, teacher))
+    task.read = lambda step: batch  # type: ignore[assignment]
+    task.make_views = lambda batch, seed: views  # type: ignore[assignment,misc]
+    found = task.step(0)
+    assert found["loss_dis"] == pytest.approx(np.mean(terms), rel=1e-4)
+    assert found["loss"] == pytest.approx(found["loss_dino"] + 0.5 * found["loss_dis"], rel=1e-6)
+    np.testing.assert_allclose(task.centre.value, 0.1 * np.mean(seen, axis=(0, 1)), atol=1e-6)  # of global views alone
