@@ -86,13 +86,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         tiles, start = given.tiles or make_tiles(Path(name) / "tiles.zarr"), time.process_time()
         found: dict[str, list[int | None]] = {kind: [] for kind in KINDS}
-        least: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        least: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
         for kind in KINDS:
             for seed in range(given.first_seed, given.first_seed + getattr(given, kind)):
                 step, sentence, rows = run(tiles, Path(name) / f"{kind}-{seed}", seed, given.steps, kind)
                 found[kind].append(step)
-                least[kind].append(min(row["information"] for row in rows))
-                print(kind, seed, step, f"least {least[kind][-1]:.4f} nats,", sentence or "silent", flush=True)
+                least[kind].append((min(r["information"] for r in rows), min(r["marginal_entropy"] for r in rows)))
+                print(kind, seed, step, "least {:.4f} / {:.2f} nats".format(*least[kind][-1]), sentence, flush=True)
                 if given.trace:
                     print(*[f"{r['information']:.3f}/{r['marginal_entropy']:.2f}/{r['loss_dino']:.2f}" for r in rows])
     runs = sum(map(len, found.values()))
@@ -101,7 +101,11 @@ def main() -> None:
         if steps:
             named = [step for step in steps if step is not None]
             when = f" (steps {min(named)} to {max(named)})" if named else ""
-            print(f"{kind}: {len(named)} of {len(steps)} named{when}; least information {min(least[kind]):.4f} nats")
+            told, used = (min(values) for values in zip(*least[kind], strict=True))
+            print(
+                f"{kind}: {len(named)} of {len(steps)} named{when}; least information {told:.4f} nats, least marginal "
+                f"entropy {used:.2f} nats"
+            )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from histogen.ssl.settings import SslSettings
+
 
 def rank_me(features: torch.Tensor) -> float:
     """Return RankMe (Garrido et al. 2023): exp of the entropy of the singular values of ``features`` [N, D].
@@ -62,18 +64,37 @@ def online_knn(first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor) 
     return float((labels[known][nearest] == labels[known]).float().mean())
 
 
+def likely_causes(settings: SslSettings) -> tuple[str, str]:
+    """Return what of ``settings`` likely makes every target uniform, and what makes them one sharp target."""
+    loss, rate = settings.loss, settings.optim.lr * settings.optim.batch / 256.0
+    fast = f"the learning rate, {rate:.3g} at its peak"
+    flat = f"loss.teacher_temp {loss.teacher_temp:g} is not under loss.student_temp {loss.student_temp:g}"
+    return (
+        flat
+        if loss.teacher_temp >= loss.student_temp
+        else f"{fast}, or K = {settings.model.prototypes:,} for such a batch",
+        fast if loss.centre else "loss.centre is off",
+    )
+
+
 @dataclass
 class CollapseWatch:
     """Looks at the means of every ``every`` steps, and names a collapse when ``patience`` looks in a row are bad.
 
-    The bound was set on healthy and on broken runs (``benchmarks/collapse.py``), not in theory.
+    A look is bad when the targets hardly tell tiles apart, or when fewer than two prototypes are in use (the
+    exponential of the marginal entropy): a run that goes down slowly keeps telling a few tiles apart. The bounds were
+    set on healthy and on broken runs (``benchmarks/collapse.py``), not in theory.
     """
 
     num_prototypes: int
+    causes: tuple[str, str] = ("", "")
+    """The likely cause of a uniform and of a sharp collapse (:func:`likely_causes`)."""
     every: int = 20
     patience: int = 3
     min_information: float = 0.02
     """Nats of the teacher's targets that tell the tiles of a batch apart."""
+    min_prototypes: float = 2.0
+    """Prototypes in use."""
     sums: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     bad: int = 0
@@ -89,7 +110,9 @@ class CollapseWatch:
             return ""
         means = {key: total / self.steps for key, total in self.sums.items()}
         self.sums, self.steps = {}, 0
-        self.bad = self.bad + 1 if means["information"] < self.min_information else 0
+        in_use = math.exp(means["marginal_entropy"])
+        bad = means["information"] < self.min_information or in_use < self.min_prototypes
+        self.bad = self.bad + 1 if bad else 0
         if self.bad < self.patience or self.named_at:
             return ""
         self.named_at = step + 1
@@ -99,12 +122,17 @@ class CollapseWatch:
         ln_k = math.log(self.num_prototypes)
         if means["marginal_entropy"] > 0.8 * ln_k:
             what = f"every tile gets the uniform target (loss {means['loss_dino']:.3f}, ln K = {ln_k:.3f})"
-            advice = "lower optim.lr, sharpen the teacher (loss.teacher_temp), or take fewer prototypes"
+            advice = (
+                f"{self.causes[0]}; lower optim.lr, sharpen the teacher (loss.teacher_temp), or take fewer prototypes"
+            )
         else:
-            what = f"every tile gets the same sharp target (loss {means['loss_dino']:.3f})"
-            advice = "lower optim.lr, and check that loss.centre is on"
+            in_use = math.exp(means["marginal_entropy"])
+            what = (
+                f"nearly every tile gets the same sharp target (loss {means['loss_dino']:.3f}, {in_use:.1f} prototypes)"
+            )
+            advice = f"{self.causes[1]}; lower optim.lr, and check that loss.centre is on"
         apart = f"{max(0.0, means['information']):.4f} nats tell tiles apart"
-        return f"collapse at step {self.named_at}: {what}, {apart}; {advice}"
+        return f"collapse at step {self.named_at}: {what}, {apart}; likely cause: {advice}"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from step to step."""

@@ -18,7 +18,7 @@ from histogen.seeds import derive_seed
 from histogen.ssl import losses, spread
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch
-from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, online_knn, rank_me
+from histogen.ssl.monitor import CollapseWatch, information, likely_causes, neighbour_consistency, online_knn, rank_me
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
 from histogen.ssl.settings import SslSettings
@@ -100,7 +100,7 @@ class DinoTask:
         )
         self.optimizer = build_adamw(self.student)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.watch = CollapseWatch(settings.model.prototypes, every=settings.collapse.every)
+        self.watch = CollapseWatch(settings.model.prototypes, likely_causes(settings), every=settings.collapse.every)
         self.make_views = ViewMaker(settings, normalisation, device)
         if device.type == "cpu":
             unfuse_attention(self.student, self.teacher)

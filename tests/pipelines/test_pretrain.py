@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,12 +162,30 @@ pretrain.run(config.model_copy(update={"resume": True}))
             time.sleep(0.005)
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    newest = sorted((killed.out / "checkpoints").glob("*.pt"))[-1]
-    newest.write_bytes(newest.read_bytes()[:-100])  # the one before it is used
     pretrain.run(killed.model_copy(update={"resume": True}))
     assert digest(killed.out) == digest(whole.out)
     for name in ("metrics.jsonl", "encoder/model.safetensors", "curves.svg"):
         assert (killed.out / name).read_bytes() == (whole.out / name).read_bytes(), name
+
+
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(stores: Path, tmp_path: Path) -> None:
+    whole = config(stores, tmp_path / "whole" / "run", keep=3)
+    pretrain.run(whole)
+    assert [p.stem for p in sorted((whole.out / "checkpoints").glob("*.pt"))] == [
+        f"step-{step:08d}" for step in (8, 10, 12)
+    ]
+    out = tmp_path / "again" / "run"
+    shutil.copytree(whole.out, out)
+    shutil.rmtree(out / "encoder")
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "started"}))
+    for step in (10, 12):
+        file = out / "checkpoints" / f"step-{step:08d}.pt"
+        file.write_bytes(file.read_bytes()[: step * 1000])
+    pretrain.run(whole.model_copy(update={"out": out, "resume": True}))
+    assert digest(out) == digest(whole.out)
+    for name in ("metrics.jsonl", "encoder/model.safetensors", "curves.svg"):
+        assert (out / name).read_bytes() == (whole.out / name).read_bytes(), name
 
 
 def test_same_seed_same_weights_other_seed_others(stores: Path, tmp_path: Path) -> None:

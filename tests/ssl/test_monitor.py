@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from histogen.ssl.monitor import CollapseWatch, information, neighbour_consistency, online_knn, rank_me
+from histogen.ssl.monitor import (
+    CollapseWatch,
+    information,
+    likely_causes,
+    neighbour_consistency,
+    online_knn,
+    rank_me,
+)
+from histogen.ssl.settings import LossSettings, SslSettings
 
 
 def test_rank_me_counts_directions() -> None:
@@ -62,12 +70,42 @@ def test_the_watch_says_ln_k_for_the_uniform_output_once() -> None:
 
 
 def test_the_watch_names_the_one_prototype() -> None:
-    assert "every tile gets the same sharp target" in watched([(0.001, 0.0, 0.001)] * 6)[-1]
+    assert (
+        "nearly every tile gets the same sharp target (loss 0.001, 1.0 prototypes)"
+        in watched([(0.001, 0.0, 0.001)] * 6)[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "uniform", "sharp"),
+    [
+        (
+            {},
+            "the learning rate, 0.001 at its peak, or K = 65,536 for such a batch",
+            "the learning rate, 0.001 at its peak",
+        ),
+        ({"centre": False}, "the learning rate", "loss.centre is off"),
+        ({"teacher_temp": 0.2}, "loss.teacher_temp 0.2 is not under loss.student_temp 0.1", "the learning rate"),
+    ],
+)
+def test_the_watch_names_the_likely_cause(changes: dict, uniform: str, sharp: str) -> None:
+    causes = likely_causes(SslSettings(loss=LossSettings(**changes)))
+    watch, other = CollapseWatch(65536, causes, every=1), CollapseWatch(65536, causes, every=1)
+    for step in range(3):
+        said = watch.add({"loss_dino": 11.09, "information": 0.0, "marginal_entropy": 11.09}, step=step)
+        also = other.add({"loss_dino": 0.01, "information": 0.0, "marginal_entropy": 0.01}, step=step)
+    assert f"(loss 11.090, ln K = 11.090), 0.0000 nats tell tiles apart; likely cause: {uniform}" in said
+    assert f"(loss 0.010, 1.0 prototypes), 0.0000 nats tell tiles apart; likely cause: {sharp}" in also
 
 
 def test_the_watch_is_silent_while_tiles_are_told_apart_or_come_back() -> None:
     assert not any(watched([(8.3, 0.3, 8.0)] * 40))
     assert not any(watched(([(0.1, 0.0, 0.1)] * 4 + [(0.5, 0.5, 1.0)] * 2) * 5))
+
+
+def test_the_watch_names_a_run_that_keeps_less_than_two_prototypes() -> None:
+    assert not any(watched([(0.4, 0.2, math.log(2.1))] * 40))
+    assert "1.9 prototypes), 0.2000 nats" in watched([(0.4, 0.2, math.log(1.9))] * 6)[-1]
 
 
 def test_the_watch_resumes_where_it_was() -> None:
