@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from histogen.config import Settings
+from histogen.training import processes
 
 
 class OptimSettings(Settings):
@@ -15,7 +16,7 @@ class OptimSettings(Settings):
     steps: int = Field(default=100_000, ge=1)
     """Optimiser steps."""
     batch: int = Field(default=64, ge=1)
-    """Tiles per step."""
+    """Tiles per step, over all processes."""
     accumulate: int = Field(default=1, ge=1)
     """Passes a step's tiles are split into, to save memory."""
     lr: float = Field(default=1e-4, gt=0)
@@ -42,7 +43,11 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Ad
 def apply_gradients(
     optimizer: torch.optim.Optimizer, model: nn.Module, loss: float, *, lr: float, clip: float
 ) -> float:
-    """Do one update with the gradients in ``model`` and return their norm; none when loss or norm is not finite."""
+    """Do one update with the gradients in ``model`` and return their norm; none when loss or norm is not finite.
+
+    With several processes the gradients are averaged first; ``loss`` must be the same on all.
+    """
+    processes.average_gradients(model.parameters())
     norm: Tensor = nn.utils.clip_grad_norm_(model.parameters(), clip)
     if bool(norm.isfinite()) and loss == loss and abs(loss) != float("inf"):
         for group in optimizer.param_groups:

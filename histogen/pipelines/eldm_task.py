@@ -43,6 +43,7 @@ from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
+from histogen.training import processes
 from histogen.training.sampler import TileOrder
 from histogen.training.schedules import Cosine
 
@@ -160,28 +161,28 @@ class EldmTask:
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "step", step))
         indices = self.train[self.order.batch(step)]
         variants = torch.randint(8, (len(indices),), generator=generator).numpy()
-        latents, conditioning = self._prepare(indices, variants, generator)
-        dropped = torch.rand(len(latents), generator=generator) < self.settings.drop
-        conditioning = self.conditioner.drop(conditioning, dropped.to(self.device))
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        timesteps = sample_timesteps(len(latents), generator=generator).to(self.device)
-        metrics = self._train(latents, noise, timesteps, conditioning, step)
+        shape = (len(indices), self.inputs.latent_channels, self.inputs.latent_px, self.inputs.latent_px)
+        draw = torch.randn(shape, generator=generator)
+        dropped = torch.rand(len(indices), generator=generator) < self.settings.drop
+        noise = torch.randn(shape, generator=generator)
+        timesteps = sample_timesteps(len(indices), generator=generator)
+        # drawn for the whole batch, then shared out: any number of processes does the same step
+        own = processes.share_of(len(indices), passes=self.settings.optim.accumulate)
+        latents, conditioning = self._prepare(indices[own], variants[own], draw[own])
+        conditioning = self.conditioner.drop(conditioning, dropped[own].to(self.device))
+        metrics = self._train(latents, noise[own].to(self.device), timesteps[own].to(self.device), conditioning, step)
         self.ema.step(self.unet.parameters())
         watch, last = self.settings.watch, step + 1 == self.settings.optim.steps
         if (step + 1) % watch.heldout_every == 0 or last:
             metrics |= self.heldout_loss()
-        if watch.preview_every and ((step + 1) % watch.preview_every == 0 or last):
+        if processes.is_main() and watch.preview_every and ((step + 1) % watch.preview_every == 0 or last):
             self.draw_preview(step + 1)
         return metrics
 
-    def _prepare(
-        self, indices: np.ndarray, variants: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _prepare(self, indices: np.ndarray, variants: np.ndarray, draw: Tensor | None) -> tuple[Tensor, Tensor]:
         moments, embeddings = self.inputs.batch(indices, variants)
-        channels = self.inputs.latent_channels
-        draw = None if generator is None else torch.randn(moments[:, :channels].shape, generator=generator)
-        moments = moments.to(self.device)
-        raw = draw_latents(channels, moments, None if draw is None else draw.to(self.device))
+        draw = None if draw is None else draw.to(self.device)
+        raw = draw_latents(self.inputs.latent_channels, moments.to(self.device), draw)
         return (raw - self.mean) / self.std, self.conditioner(embeddings.to(self.device))
 
     def _train(
@@ -192,7 +193,7 @@ class EldmTask:
             error = self._errors(latents[part], noise[part], timesteps[part], conditioning[part])
             ((weights[part] * error).sum() / len(latents)).backward()
             errors.append(error.detach())
-        error = torch.cat(errors)
+        error, weights, timesteps = (processes.gather_rows(t) for t in (torch.cat(errors), weights, timesteps))
         loss = float((weights * error).mean())
         norm = apply_gradients(self.optimizer, self.unet, loss, lr=self.lr(step), clip=optim.clip)
         return {"loss": loss, "gradient_norm": norm, **by_noise_level(error, timesteps)}

@@ -40,13 +40,14 @@ from histogen.files import write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
+from histogen.training import processes
 from histogen.training.loop import fit
-from histogen.training.processes import resolve_device
 from histogen.training.sampler import TileOrder, permute
 from histogen.training.schedules import Cosine
 
 NUM_STATISTICS = 2048
 NUM_SHOWN = 8
+SCORES = (("psnr", 2, "dB PSNR"), ("ssim", 3, "SSIM"))
 
 
 class AutoencoderOptim(OptimSettings):
@@ -109,9 +110,10 @@ class AutoencoderTask:
     def step(self, step: int) -> Mapping[str, float]:
         """Do one optimiser step."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "step", step))
-        signal = self._batch(step, generator)
-        size = self.crop_px // downsampling(self.model)
-        noise = torch.randn(len(signal), latent_channels(self.model), size, size, generator=generator)
+        batch, size = self.config.optim.batch, self.crop_px // downsampling(self.model)
+        own = processes.share_of(batch, passes=self.config.optim.accumulate)
+        signal = self._batch(step, generator, own)
+        noise = torch.randn(batch, latent_channels(self.model), size, size, generator=generator)[own]
         totals: dict[str, float] = {}
         parts = self.config.optim.accumulate
         for images, part_noise in zip(signal.chunk(parts), noise.to(self.device).chunk(parts), strict=True):
@@ -124,16 +126,19 @@ class AutoencoderTask:
             (terms["loss"] * share).backward()
             for key, value in terms.items():
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
+        terms = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
+        totals = dict(zip(totals, processes.all_mean(terms).tolist(), strict=True))
         totals["gradient_norm"] = apply_gradients(
             self.optimizer, self.model, totals["loss"], lr=self.lr(step), clip=self.config.optim.clip
         )
         return totals
 
-    def _batch(self, step: int, generator: torch.Generator) -> torch.Tensor:
-        images = torch.from_numpy(self.tiles.read_tiles(self.train[self.order.batch(step)], threads=4))
-        spare = self.tiles.tile_px - self.crop_px + 1
-        lefts, tops = torch.randint(spare, (2, len(images)), generator=generator).tolist()
-        variants = torch.randint(8, (len(images),), generator=generator).tolist()
+    def _batch(self, step: int, generator: torch.Generator, own: slice) -> torch.Tensor:
+        indices, spare = self.train[self.order.batch(step)], self.tiles.tile_px - self.crop_px + 1
+        # drawn for the whole batch, then shared out: any number of processes does the same step
+        lefts, tops = torch.randint(spare, (2, len(indices)), generator=generator)[:, own].tolist()
+        variants = torch.randint(8, (len(indices),), generator=generator)[own].tolist()
+        images = torch.from_numpy(self.tiles.read_tiles(indices[own], threads=4))
         crops = [
             dihedral(image[top : top + self.crop_px, left : left + self.crop_px].permute(2, 0, 1), variant)
             for image, top, left, variant in zip(images, tops, lefts, variants, strict=True)
@@ -151,15 +156,26 @@ class AutoencoderTask:
 
 
 def run(config: TrainAutoencoderConfig) -> Outcome:
-    """Train, measure on held-out tiles, record the latent statistics, and export ``out/autoencoder``."""
+    """Train, measure on held-out tiles, record the latent statistics, and export ``out/autoencoder``.
+
+    Started by `torchrun`, the processes share every step; the first one does all else.
+    """
+    device = processes.resolve_device(config.device)
+    with processes.process_group(device):
+        return _run(config, device)
+
+
+def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     tiles = TileSet.open_(config.tiles, where=config.where)
-    out = claim_output(config, command="train-autoencoder", inputs={"tiles": tiles.content_hash})
+    processes.share_of(config.optim.batch, passes=config.optim.accumulate)
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
-    device = resolve_device(config.device)
+    with processes.main_first():
+        if processes.is_main():
+            claim_output(config, command="train-autoencoder", inputs={"tiles": tiles.content_hash})
     task = AutoencoderTask(config, tiles, train, device)
     last = fit(
         task,
-        run_dir=out,
+        run_dir=config.out,
         num_steps=config.optim.steps,
         checkpoint_every=config.checkpoint_every,
         keep=config.keep,
@@ -169,7 +185,17 @@ def run(config: TrainAutoencoderConfig) -> Outcome:
         items_per_step=config.optim.batch,
         item_name="tiles",
     )
-    model = task.model.eval()
+    scores = _export(config, task, tiles, train, heldout, last) if processes.is_main() else {}
+    processes.barrier()
+    shown = ", ".join(f"{scores[key]:.{digits}f} {unit}" for key, digits, unit in SCORES if key in scores)
+    return Outcome(config.out, f"autoencoder in {config.out}: {shown} on {len(heldout)} held-out tiles", results=scores)
+
+
+def _export(
+    config: TrainAutoencoderConfig, task: AutoencoderTask, tiles: TileSet, train: np.ndarray, heldout: np.ndarray,
+    last: dict[str, float],
+) -> dict[str, float]:  # fmt: skip
+    model, device, out = task.model.eval(), task.device, config.out
     mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
     scores = measure_reconstruction(model, tiles, heldout, device, picture=out / "previews" / "reconstructions.png")
@@ -179,11 +205,7 @@ def run(config: TrainAutoencoderConfig) -> Outcome:
     finish_output(
         out, name=name, supervision="none", heldout=scores, training={k: round(v, 6) for k, v in last.items()}
     )
-    return Outcome(
-        out,
-        f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",
-        results=scores,
-    )
+    return scores
 
 
 def measure_statistics(

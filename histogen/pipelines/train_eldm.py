@@ -28,8 +28,8 @@ from histogen.pipelines.latents import ensure_latents
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
 from histogen.pipelines.train_autoencoder import HeldoutSettings, split_heldout
 from histogen.store.tile_set import TileSet
+from histogen.training import processes
 from histogen.training.loop import fit
-from histogen.training.processes import resolve_device
 
 NUM_CONDITIONER = 20_000
 
@@ -69,34 +69,45 @@ class TrainEldmConfig(BulkConfig, ChosenTiles):
 
 
 def run(config: TrainEldmConfig) -> Outcome:
-    """Embed and encode what is missing, train, and export the pipeline with the averaged weights."""
+    """Embed and encode what is missing, train, and export the pipeline with the averaged weights.
+
+    Started by `torchrun`, the processes share every step; the first one does all else.
+    """
+    device = processes.resolve_device(config.device)
+    with processes.process_group(device):
+        return _run(config, device)
+
+
+def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
     tiles = TileSet.open_(config.tiles, where=config.where)
-    device = resolve_device(config.device)
+    processes.share_of(config.optim.batch, passes=config.optim.accumulate)
     weights = local_path(config.autoencoder)
     autoencoder = load_autoencoder(weights, device)
     encoder_card = load_encoder(config.encoder).card
     names = {"encoder": encoder_card.name, "autoencoder": autoencoder_name(autoencoder, weights)}
-    out = claim_output(config, command="train-eldm", inputs={"tiles": tiles.content_hash, **names})
-    name = ensure_embeddings(
-        config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
-    )
+    with processes.main_first():
+        if processes.is_main():
+            claim_output(config, command="train-eldm", inputs={"tiles": tiles.content_hash, **names})
+            ensure_embeddings(
+                config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
+            )
+        inputs = _inputs(config, tiles, names["encoder"], autoencoder, device)
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
-    inputs = _inputs(config, tiles, name, autoencoder, device)
     task = EldmTask(
         _settings(config),
         inputs,
-        _conditioner(config, tiles, name, train),
+        _conditioner(config, tiles, names["encoder"], train),
         autoencoder,
         train,
         heldout,
         tiles=tiles,
-        run_dir=out,
+        run_dir=config.out,
         device=device,
         unet=_initial(config, inputs),
     )
     last = fit(
         task,
-        run_dir=out,
+        run_dir=config.out,
         num_steps=config.optim.steps,
         checkpoint_every=config.checkpoint_every,
         keep=config.keep,
@@ -107,11 +118,11 @@ def run(config: TrainEldmConfig) -> Outcome:
         item_name="tiles",
     )
     supervision = _supervision(config, encoder_card.supervision)
-    return _export(config, task, out, names, supervision, last)
+    return _export(config, task, names, supervision, last)
 
 
 def _export(
-    config: TrainEldmConfig, task: EldmTask, out: Path, names: dict[str, str], supervision: dict[str, str],
+    config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supervision: dict[str, str],
     last: dict[str, float],
 ) -> Outcome:  # fmt: skip
     heldout = task.heldout_loss()
@@ -119,7 +130,6 @@ def _export(
     label_free = all(text.startswith("none") for text in supervision.values())
     overall = "none" if label_free else "; ".join(f"{part}: {text}" for part, text in supervision.items())
     pipeline = task.pipeline(encoder_name=names["encoder"], supervision=overall)
-    pipeline.save_pretrained(out / "pipeline")
     facts: dict[str, Any] = {
         **names,
         "supervision": supervision,
@@ -129,18 +139,21 @@ def _export(
         "parameters": sum(parameter.numel() for parameter in task.unet.parameters()),
         "held-out loss": round(heldout["heldout_loss"], 5),
     }
-    write_atomic(out / "pipeline" / "README.md", eldm_card(out.name, facts))
-    finish_output(
-        out,
-        **names,
-        supervision=supervision,
-        heldout=heldout,
-        training=last,
-        weights_sha256=pipeline.weights_sha256(),
-        sampler=config.sampler.model_dump(mode="json"),
-    )
+    if processes.is_main():
+        pipeline.save_pretrained(config.out / "pipeline")
+        write_atomic(config.out / "pipeline" / "README.md", eldm_card(config.out.name, facts))
+        finish_output(
+            config.out,
+            **names,
+            supervision=supervision,
+            heldout=heldout,
+            training=last,
+            weights_sha256=pipeline.weights_sha256(),
+            sampler=config.sampler.model_dump(mode="json"),
+        )
+    processes.barrier()
     return Outcome(
-        out,
+        config.out,
         f"E-LDM of {facts['parameters'] / 1e6:,.1f} M parameters after {config.optim.steps:,} steps: "
         f"held-out loss {heldout['heldout_loss']:.4f}; supervision: {overall}",
         results=heldout,

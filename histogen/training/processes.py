@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
 from histogen.errors import ConfigError
+
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for the first one, which may have to embed and encode every tile before they train."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -35,7 +39,7 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -87,7 +91,7 @@ def all_logsumexp(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows [N, D] of all processes, [P * N, D], in the order of the processes.
+    """Return the rows [N, …] of all processes, [P * N, …], in the order of the processes.
 
     A loss of the result, computed alike on every process, has the gradient that one process would get: each process
     carries that of its own rows, times P, because gradients are averaged over the processes afterwards.
@@ -99,3 +103,40 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     distributed.all_gather(parts, rows.detach().contiguous())
     parts[rank()] = rows.detach() + number * (rows - rows.detach())
     return torch.cat(parts)
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let the first process run the block, then the others: they find done what it did."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def share_of(count: int, *, passes: int = 1) -> slice:
+    """Return which rows of a global batch of ``count`` this process computes; each share splits into ``passes``.
+
+    Raises:
+        ConfigError: the batch does not split evenly.
+    """
+    parts = world_size() * passes
+    if count % parts:
+        raise ConfigError(
+            f"optim.batch {count} does not split evenly over {world_size()} processes with {passes} passes each; "
+            f"use a multiple of {parts}"
+        )
+    size = count // world_size()
+    return slice(rank() * size, (rank() + 1) * size)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its mean over all processes."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    waiting = [distributed.all_reduce(gradient, async_op=True) for gradient in gradients]
+    for work, gradient in zip(waiting, gradients, strict=True):
+        work.wait()  # type: ignore[union-attr]
+        gradient.div_(world_size())
