@@ -126,8 +126,8 @@ class AutoencoderTask:
             (terms["loss"] * share).backward()
             for key, value in terms.items():
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
-        terms = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
-        totals = dict(zip(totals, processes.all_mean(terms).tolist(), strict=True))
+        means = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
+        totals = dict(zip(totals, processes.all_mean(means).tolist(), strict=True))
         totals["gradient_norm"] = apply_gradients(
             self.optimizer, self.model, totals["loss"], lr=self.lr(step), clip=self.config.optim.clip
         )
