@@ -210,11 +210,15 @@ def recreate(config: SynthesizeConfig) -> Outcome:
 
     Raises:
         ConfigError: STORE:INDEX cannot be used, or the E-LDM is not the one that made the store.
+        StoreError: the store has no such tile, or was not made by ``synthesize``.
     """
     path, _, number = str(config.recreate).rpartition(":")
     if not number.isdigit() or not path:
         raise ConfigError(f"--recreate '{config.recreate}' is not of the form STORE:INDEX")
     store, index = TileStore.open_(path), int(number)
+    if "eldm_weights_sha256" not in store.provenance:
+        raise StoreError(f"'{path}' holds no synthetic tiles; give a store that synthesize made")
+    stored = store.read_payload(index)
     pipeline = load_pipeline(config.eldm, resolve_device(config.device))
     if pipeline.weights_sha256() != store.provenance["eldm_weights_sha256"]:
         raise ConfigError(f"'{config.eldm}' is not the E-LDM that made '{path}'; give the one that did")
@@ -222,7 +226,7 @@ def recreate(config: SynthesizeConfig) -> Outcome:
     sources = {source.store_id: source for source in TileSet.open_(config.tiles).stores}
     image = sample_rows(store, rows, conditioning_embeddings(store, rows, sources), pipeline)[0]
     payload = encode_jpeg(image, store.jpeg)
-    same = payload == store.read_payload(index)
+    same = payload == stored
     if config.out.suffix.lower() in (".jpg", ".jpeg"):
         write_atomic(config.out, payload)
     else:

@@ -14,7 +14,7 @@ import torch
 from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, StoreError
 from histogen.pipelines import synthesize
 from histogen.pipelines.synthesize import SynthesizeConfig, run
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
@@ -170,6 +170,21 @@ def test_any_tile_can_be_made_again_from_its_row(world: Path, interpolated: Path
 def test_a_row_that_cannot_be_read_is_refused(world: Path, tmp_path: Path, spec: str) -> None:
     with pytest.raises(ConfigError, match="STORE:INDEX"):
         run(config(world, tmp_path / "x.png", recreate=spec))
+
+
+@pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ("interpolated/B.zarr:20", "tile 20 is asked of store 'B-interpolated', which has 20"),
+        ("interpolated/B.zarr:5", "tile 5 of store 'B-interpolated' is absent"),
+        ("sources/B.zarr:7", "holds no synthetic tiles"),
+    ],
+)
+@pytest.mark.usefixtures("interpolated")
+def test_a_tile_that_was_not_made_is_refused(world: Path, tmp_path: Path, store: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        run(config(world, tmp_path / "x.png", recreate=str(world / store)))
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_consistency_is_recorded_and_filters(world: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import torch
 from histogen.compute.client import Compute
 from histogen.diffusion.autoencoder import dihedral, encode_moments, load_autoencoder, to_signal
 from histogen.diffusion.pipeline import load_pipeline
+from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError
+from histogen.pipelines.eldm_task import OnlineInputs
 from histogen.pipelines.latents import ensure_latents
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder import run as run_autoencoder
@@ -123,6 +125,23 @@ def test_cached_and_online_inputs_train_the_same_model(world: Path, tmp_path: Pa
         run(config(world, out, inputs=inputs, variants=8, optim={**TINY_ELDM["optim"], "bf16": False}))
         losses.append(json.loads((out / "run.json").read_text())["results"]["heldout"]["heldout_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_online_inputs_are_of_the_very_image(world: Path) -> None:
+    """The network sees where things lie: its embedding of a turned tile is another one."""
+    tiles = TileSet.open_(world / "sources")
+    autoencoder, encoder = load_autoencoder(world / "autoencoder"), load_encoder("random:test_vit")
+    inputs = OnlineInputs(tiles, autoencoder, encoder, torch.device("cpu"))
+    wanted, variants = np.array([3, 17, 44]), np.array([0, 6, 3])
+    moments, embeddings = inputs.batch(wanted, variants)
+    for k, (tile, variant) in enumerate(zip(wanted, variants, strict=True)):
+        turned = np.rot90(tiles[int(tile)], variant % 4, axes=(0, 1))
+        turned = np.ascontiguousarray(turned[:, ::-1] if variant >= 4 else turned)[None]
+        seen = encoder(torch.from_numpy(turned).permute(0, 3, 1, 2))[0]
+        torch.testing.assert_close(embeddings[k], seen, rtol=1e-3, atol=1e-4)
+        direct = encode_moments(autoencoder, to_signal(torch.from_numpy(turned)))[0]
+        torch.testing.assert_close(moments[k], direct, rtol=1e-3, atol=1e-4)
+    assert (embeddings - inputs.batch(wanted, np.zeros(3, np.int64))[1])[1:].abs().max() > 0.01
 
 
 @pytest.mark.parametrize("kind", ["eps", "flow"])
