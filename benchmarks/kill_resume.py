@@ -2,7 +2,8 @@
 
     python benchmarks/kill_resume.py [--kills 50] [--command import-images|tile] [--workers 2]
 
-Each trial starts the command (with --resume), waits a random time, and sends SIGKILL: to the command itself, or (with
+Each trial starts the command (with --resume), waits until a random number of shards is noted and a random moment more,
+and sends SIGKILL: to the command itself, or (with
 workers, every second time) to one of its worker processes. After each kill every shard that the ledger calls done must
 have the SHA-256 of its note, and at most one shard per worker may be on disk without a note (that work is redone). When
 a run gets through, its stores must equal those of an undisturbed run, byte for byte; then it begins anew.
@@ -40,7 +41,8 @@ class Tally:
     client_kills: int = 0
     worker_kills: int = 0
     finished: int = 0
-    shards_done: int = 0
+    midway: int = 0
+    """Kills after which some shards were done, and some not."""
     most_redone: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -58,8 +60,8 @@ def main() -> None:
         tally = run_trials(Path(folder), arguments)
     print(
         f"{arguments.command}, {arguments.workers} workers: {tally.client_kills} kills of the client, "
-        f"{tally.worker_kills} of a worker; {tally.finished} runs got through, {len(tally.problems)} problems, "
-        f"at most {tally.most_redone} shards redone per kill"
+        f"{tally.worker_kills} of a worker, {tally.midway} of these runs stopped between shards; {tally.finished} runs "
+        f"got through, {len(tally.problems)} problems, at most {tally.most_redone} shards redone per kill"
     )
     sys.exit(bool(tally.problems))
 
@@ -80,8 +82,14 @@ def run_trials(folder: Path, arguments: argparse.Namespace) -> Tally:
     print(f"undisturbed: {seconds:.1f} s, {len(expected)} files", flush=True)
     while tally.client_kills + tally.worker_kills < arguments.kills or out.exists():
         spent = tally.client_kills + tally.worker_kills >= arguments.kills
-        ended = one_trial([*call, str(out)], None if spent else rng.uniform(0.3, 1.0) * seconds, rng, tally)
-        check(out, arguments.workers, tally)
+        ended = one_trial(
+            [*call, str(out)],
+            out,
+            None if spent else rng.randint(noted(out), max(noted(out), noted(whole) - 1)),
+            rng,
+            tally,
+        )
+        check(out, arguments.workers, tally, ended)
         kills = tally.client_kills + tally.worker_kills
         print(f"  {kills} kills, {tally.finished} got through", *tally.problems[known:], sep="\n    ", flush=True)
         known = len(tally.problems)
@@ -92,18 +100,26 @@ def run_trials(folder: Path, arguments: argparse.Namespace) -> Tally:
     return tally
 
 
-def one_trial(call: list[str], delay: float | None, rng: random.Random, tally: Tally) -> bool:
-    """Start the command and kill it, or one of its workers, after ``delay``; return whether it got through."""
+def one_trial(call: list[str], out: Path, shards: int | None, rng: random.Random, tally: Tally) -> bool:
+    """Start the command and kill it, or one of its workers, once ``shards`` are noted; return whether it ended."""
+    fresh = noted(out) == shards
     with tempfile.TemporaryFile("w+") as messages:
         process = subprocess.Popen(call, stderr=messages, stdout=subprocess.DEVNULL)
+        while shards is not None and noted(out) < shards and process.poll() is None:
+            time.sleep(0.005)
         try:
-            code = process.wait(timeout=TIMEOUT if delay is None else delay)
+            code = process.wait(timeout=TIMEOUT if shards is None else rng.uniform(0, 3 if fresh else 0.2))
         except subprocess.TimeoutExpired:
             code = kill(process, rng, tally)
         if code not in (0, -signal.SIGKILL):
             messages.seek(0)
             tally.problems.append(f"exit code {code}: {messages.read()[-600:]}")
     return code == 0
+
+
+def noted(out: Path) -> int:
+    """Return how many shards of the stores in ``out`` are done."""
+    return sum(1 for _ in out.rglob("ledger/tiles/*.json"))
 
 
 def kill(process: subprocess.Popen[bytes], rng: random.Random, tally: Tally) -> int:
@@ -121,17 +137,17 @@ def kill(process: subprocess.Popen[bytes], rng: random.Random, tally: Tally) -> 
     return code
 
 
-def check(out: Path, workers: int, tally: Tally) -> None:
+def check(out: Path, workers: int, tally: Tally, ended: bool) -> None:
     """Check every shard that is called done, and count those on disk that are not."""
     if not any(out.glob("*.zarr")) and not (out / "zarr.json").exists():
         return
-    redone = 0
+    redone, done, missing = 0, 0, 0
     for path in find_stores(out):
         if not (path / "zarr.json").exists():
             continue
         store = TileStore.open_(path)
         notes = store.ledger.notes("tiles")
-        tally.shards_done += len(notes)
+        done, missing = done + len(notes), missing + store.num_shards - len(notes)
         for shard in range(store.num_shards):
             file = path / "tiles" / "c" / str(shard) / "0" / "0" / "0"
             if shard in notes:
@@ -139,6 +155,7 @@ def check(out: Path, workers: int, tally: Tally) -> None:
                     tally.problems.append(f"{file} differs from its note")
             elif file.parent.exists() and any(file.parent.iterdir()):
                 redone += 1
+    tally.midway += bool(not ended and done and missing)
     tally.most_redone = max(tally.most_redone, redone)
     if redone > workers:
         tally.problems.append(f"{redone} shards to be redone, with {workers} workers")
@@ -211,7 +228,7 @@ def write_images(folder: Path, count: int = 12_288) -> Path:
     return images
 
 
-def write_slides(folder: Path, count: int = 4) -> Path:
+def write_slides(folder: Path, count: int = 6) -> Path:
     """Draw slides of several shards each (32 px tiles)."""
     from histogen.geometry import Extent
     from histogen.slides.drawn import draw_slide

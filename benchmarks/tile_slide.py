@@ -2,6 +2,9 @@
 
     python benchmarks/tile_slide.py --folder /tmp/bench [--hs2p PYTHON_WITH_HS2P] [--repeats 3] [--only NAMES]
 
+NAMES: native, resample (against the peers), passthrough and large (a slide of 40,448 x 40,448 px), source (the loss of
+encoding again), threads (one against two, and workers).
+
 CPU seconds are user + system of the whole process (wait4), imports and planning included, so a busy machine hardly
 matters; the medians of interleaved runs are printed. Every tool cuts every tile: no tissue is looked for.
 """
@@ -30,6 +33,7 @@ from histogen.slides.native import NativeSlide
 from histogen.store.tile_store import TileStore
 
 PX, MPP, SCANNED = 224, 0.5, 0.2325
+LARGE_TILES = 158
 
 HS2P = """
 import sys, shutil
@@ -139,7 +143,8 @@ def passthrough(folder: Path, slide: Path, repeats: int) -> None:
     equal = sum(store.read_payload(i) == source.read_payload(0, i) for i in range(store.num_tiles))
     best = max(runs, key=lambda r: r.tiles / r.cpu)
     print(
-        f"\nPassthrough of {slide.name}: {best.tiles:,} tiles, whole process {best.tiles / best.cpu:,.0f} /CPU-s, "
+        f"\nPassthrough of {slide.name}: {best.tiles:,} tiles, whole process {best.tiles / best.cpu:,.0f} /CPU-s and "
+        f"{best.tiles / best.wall:,.0f} /s wall, "
         f"cutting alone {max(rates)[0]:,.0f} /CPU-s and {max(rates)[1]:,.0f} /s wall; {equal:,} equal the slide's; "
         f"least PSNR against OpenSlide {against_openslide(store, slide, 50):.1f} dB (99 is equality)"
     )
@@ -150,7 +155,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--hs2p", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="native,resample,passthrough,source,threads")
+    parser.add_argument("--only", default="native,resample,passthrough,source,threads,large")
     arguments = parser.parse_args()
     folder, repeats, only = arguments.folder, arguments.repeats, arguments.only.split(",")
     plain = build(folder / "ycc_0.5.svs", mpp=MPP)
@@ -179,20 +184,24 @@ def main() -> None:
         print(f"  least PSNR of 200 tiles against OpenSlide: {worst:.1f} dB; tiles possible: {num_tiles(PX):,}")
 
     def source() -> None:
-        out = folder / "source"
-        for settings in ((), ("jpeg.level=source",)):
-            measure(ours(plain, out, *settings), out)
-            row = json.loads((out / "report.json").read_text())["slides"][0]
-            print(f"\nLoss of re-encoding on the slide's own blocks, {settings or 'q90'}: {row['loss_db']} dB")
-        measure(ours(plain, out, "tile_px=225"), out)
-        row = json.loads((out / "report.json").read_text())["slides"][0]
-        print(f"Loss off the blocks (225 px), q90: {row['loss_db']} dB")
+        print("\nLoss of encoding a drawn slide again")
+        for px in (224, 256, 225):
+            for level in ("source", "90"):
+                whole, said = loss(folder / "pattern.svs", px, level, folder / "source")
+                print(f"  {px} px, jpeg.level={level:<7s} all tiles {whole:.1f} dB, the report says {said}")
 
     def threads() -> None:
-        out = folder / "threads"
-        medians = compare("Threads", {f"{n} threads": (ours(plain, out, f"threads={n}"), out) for n in (1, 2)}, repeats)
-        one, two = medians.values()
-        print(f"  2 threads: {one.wall / two.wall:.2f} x wall")
+        for name in ("threads", "workers"):
+            runs = {n: cutting(ours(plain, folder / name, f"{name}={n}"), folder / name, repeats) for n in (1, 2)}
+            print(f"\n{name}: cutting takes {runs[1]:.2f} s with 1, {runs[2]:.2f} s with 2: {runs[1] / runs[2]:.2f} x")
+
+    def large() -> None:
+        slide = build(folder / "ycc_large.svs", side_tiles=LARGE_TILES)
+        for threads in (1, 2):
+            command = ours(slide, folder / "large", f"threads={threads}")
+            compare("Large slide", {f"{threads} threads": (command, folder / "large")}, 1)
+        passthrough(folder, slide, repeats)
+        passthrough(folder, build(folder / "rgb_large.svs", abbreviated=True, side_tiles=LARGE_TILES), repeats)
 
     steps["native"] = native
     steps["resample"] = lambda: void(compare(f"{PX} px, {SCANNED} to {MPP} mpp", contest(scanned), repeats))
@@ -201,8 +210,33 @@ def main() -> None:
     ].clear()
     steps["source"] = source
     steps["threads"] = threads
+    steps["large"] = large
     for name in only:
         steps[name]()
+
+
+def loss(slide: Path, px: int, level: str, out: Path) -> tuple[float, float]:
+    """PSNR, dB, of all tissue tiles against the pixels that the slide shows, and what the report says."""
+    sets = [f"tile_px={px}", "mpp=native", f"jpeg.level={level}"]
+    command = [sys.executable, "-m", "histogen", "tile", str(slide), "--out", str(out)]
+    measure([*command, *(part for setting in sets for part in ("--set", setting))], out)
+    store, source = TileStore.open_(next(out.glob("*.zarr"))), open_slide(slide, reader="openslide")
+    x, y = (store.read_rows(f"columns/{name}").round().astype(int).tolist() for name in ("x_l0", "y_l0"))
+    errors = [
+        ((store.read_tile(i).astype(float) - source.read_level(0, x[i], y[i], Extent(px, px))) ** 2).mean()
+        for i in range(store.num_tiles)
+    ]
+    said = json.loads((out / "report.json").read_text())["slides"][0]["loss_db"]
+    return 20 * np.log10(255) - 10 * np.log10(np.mean(errors)), said
+
+
+def cutting(command: list[str], out: Path, repeats: int) -> float:
+    """Median seconds of wall that cutting took, by the report: without imports, planning and starting workers."""
+    seconds = []
+    for _ in range(repeats):
+        measure(command, out)
+        seconds.append(json.loads((out / "report.json").read_text())["seconds"]["tile"])
+    return statistics.median(seconds)
 
 
 def void(_: object) -> None:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 import histogen
 from histogen.config import StageConfig, changed_keys, dump_config
 from histogen.errors import ConfigError, OutputExistsError
-from histogen.files import is_temporary, write_atomic
+from histogen.files import is_temporary, remove_temporaries, write_atomic
 
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
@@ -70,7 +70,11 @@ def claim_output(config: StageConfig, *, command: str, inputs: Mapping[str, str]
 
 
 def finish_output(out: Path, **results: Any) -> None:
-    """Mark the stage in ``out`` as complete, with ``results`` (JSON values) beside it."""
+    """Mark the stage in ``out`` as complete, with ``results`` (JSON values) beside it.
+
+    What a worker left that was killed on the way is deleted; nobody may be writing in ``out`` any more.
+    """
+    remove_temporaries(out)
     record = records_folder(out) / RUN_NAME
     write_atomic(record, json.dumps({**read_run(out), "status": "complete", "results": results}, indent=1))
 
