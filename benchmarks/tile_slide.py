@@ -12,6 +12,7 @@ matters; the medians of interleaved runs are printed. Every tool cuts every tile
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -155,8 +156,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--hs2p", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--slides", type=Path, nargs="*", help="for source, instead of the drawn one")
     parser.add_argument("--only", default="native,resample,passthrough,source,threads,large")
     arguments = parser.parse_args()
+    arguments.slides = arguments.slides or [arguments.folder / "pattern.svs"]
     folder, repeats, only = arguments.folder, arguments.repeats, arguments.only.split(",")
     plain = build(folder / "ycc_0.5.svs", mpp=MPP)
     scanned = build(folder / "ycc_0.2325.svs", mpp=SCANNED)
@@ -184,11 +187,9 @@ def main() -> None:
         print(f"  least PSNR of 200 tiles against OpenSlide: {worst:.1f} dB; tiles possible: {num_tiles(PX):,}")
 
     def source() -> None:
-        print("\nLoss of encoding a drawn slide again")
-        for px in (224, 256, 225):
-            for level in ("source", "90"):
-                whole, said = loss(folder / "pattern.svs", px, level, folder / "source")
-                print(f"  {px} px, jpeg.level={level:<7s} all tiles {whole:.1f} dB, the report says {said}")
+        for slide, px, level in itertools.product(arguments.slides, (224, 256, 225), ("source", "90")):
+            whole, said = loss(slide, px, level, folder / f"loss-{slide.stem}-{px}-{level}")
+            print(f"{slide.name}, {px} px, jpeg.level={level}: all tiles {whole:.1f} dB, the report says {said}")
 
     def threads() -> None:
         for name in ("threads", "workers"):
