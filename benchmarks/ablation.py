@@ -1,7 +1,7 @@
 """DINO against Gen-DINO at equal steps, with the paper's ablation, several seeds each, judged on held-out tiles.
 
     python benchmarks/ablation.py TILES --generative DIR --interpolated DIR --out DIR
-        [--judge LABELLED …] [--seeds 3] [--steps 2000] [--config configs/pretrain/crc5_96px.yaml] [--set a.b=c]
+        [--judge LABELLED …] [--seeds 3] [--steps N] [--config configs/pretrain/crc5_96px.yaml] [--set a.b=c]
 
 Rows: DINO; pair views only; disentanglement only; both. Everything but the synthetic stores is the same. A run that is
 done is not done again, so the script can be stopped and started. The judge is `histogen benchmark`: seeds of one row
@@ -32,7 +32,7 @@ def train(given: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
     out = given.out / "runs" / f"{row}-{seed}"
     stores = {name: getattr(given, name) for name in ROWS[row]}
     flags = {"tiles": given.tiles, "out": out, "seed": seed, "resume": out.exists(), **stores}
-    overrides = [f"optim.num_steps={given.steps}", *given.set]
+    overrides = [*([f"optim.num_steps={given.steps}"] if given.steps else []), *given.set]
     config = load_config(PretrainConfig, file=given.config, overrides=overrides, flags=flags)
     return dict(pretrain.run(config).results)
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, help="steps of every run; the config's by default")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--config", type=Path, default=Path("configs/pretrain/crc5_96px.yaml"))
     parser.add_argument("--set", action="append", default=[])
