@@ -25,7 +25,7 @@ def tiny_pipeline() -> EldmPipeline:
     autoencoder = build_autoencoder(AUTOENCODER, tile_px=16).eval()
     record_statistics(autoencoder, torch.tensor([0.5, -1.0, 0.2]), torch.tensor([2.0, 0.5, 1.0]))
     unet = build_denoiser(DENOISER, latent_channels=3, latent_px=8, embedding_dim=6).eval()
-    conditioner = Conditioner(6, "k_tokens")
+    conditioner = Conditioner(6, DENOISER.injection)
     conditioner.fit(torch.randn(50, 6) + 1)
     scheduler = build_scheduler(ObjectiveSettings())
     pipeline = EldmPipeline(unet, autoencoder, scheduler, conditioner, encoder_name="e", supervision="none")
