@@ -29,6 +29,7 @@ class FidelitySettings(Settings):
     """Neighbours that span the manifolds; 5 is Naeem's value."""
     kernel_subsets: int = Field(default=100, ge=1)
     kernel_subset_size: int = Field(default=1000, ge=2)
+    """At most half of the smaller set is taken: subsets that are the whole set would have no spread."""
     copy_quantile: float = Field(default=0.01, gt=0, lt=0.5)
     """A tile is flagged as a copy when it is nearer to training than this share of held-out real tiles are."""
 
@@ -48,7 +49,7 @@ def distribution_figures(
         held_out,
         others,
         subsets=settings.kernel_subsets,
-        subset_size=settings.kernel_subset_size,
+        subset_size=min(settings.kernel_subset_size, max(2, min(len(held_out), len(others)) // 2)),
         seed=seed,
         device=device,
     )
@@ -85,7 +86,8 @@ def source_figures(
 
 def copy_figures(report: CopyReport, synthetic: CopyScores, held_out: CopyScores) -> dict[str, Any]:
     """Return a copy report as JSON values, with histograms of both sets of ratios over one set of edges."""
-    top = float(max(np.quantile(synthetic.ratio, 0.999), np.quantile(held_out.ratio, 0.999)))
+    # a plain tile may be a thousand times as far: the last bin holds all beyond three times the usual ratio
+    top = 3.0 * max(report.median_held_out, 1e-3)
     edges = np.linspace(0.0, top, HISTOGRAM_BINS + 1)
     shares = [np.histogram(np.clip(s.ratio, 0, top), edges)[0] / len(s.ratio) for s in (synthetic, held_out)]
     return {
