@@ -89,7 +89,10 @@ def copy_figures(report: CopyReport, synthetic: CopyScores, held_out: CopyScores
     # a plain tile may be a thousand times as far: the last bin holds all beyond three times the usual ratio
     top = 3.0 * max(report.median_held_out, 1e-3)
     edges = np.linspace(0.0, top, HISTOGRAM_BINS + 1)
-    shares = [np.histogram(np.clip(s.ratio, 0, top), edges)[0] / len(s.ratio) for s in (synthetic, held_out)]
+    shares = [
+        np.histogram(np.clip(s.ratio.astype(np.float64), 0, top), edges)[0] / len(s.ratio)
+        for s in (synthetic, held_out)
+    ]
     return {
         "held_out": len(held_out.ratio),
         "quantile": report.quantile,

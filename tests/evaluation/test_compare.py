@@ -22,10 +22,8 @@ def test_a_far_tile_does_not_squeeze_the_histogram() -> None:
     usual = rng.uniform(0.8, 1.4, 100).astype(np.float32)
     far = np.append(usual[:-1], np.float32(1200))
     nobody = np.zeros(100, np.int64)
-    report = CopyReport(
-        threshold=0.8, quantile=0.01, flagged=nobody[:0], flagged_share=0.0, closer=0.5, median_synthetic=float(np.median(far)),
-        median_held_out=float(np.median(usual)),
-    )  # fmt: skip
+    middle = {"median_synthetic": float(np.median(far)), "median_held_out": float(np.median(usual))}
+    report = CopyReport(threshold=0.8, quantile=0.01, flagged=nobody[:0], flagged_share=0.0, closer=0.5, **middle)
     shown = copy_figures(report, CopyScores(far, nobody), CopyScores(usual, nobody))["histogram"]
     assert shown["edges"][-1] == pytest.approx(3 * np.median(usual))
     assert shown["synthetic"][-1] == pytest.approx(0.01)
