@@ -22,7 +22,7 @@ from common import Clock, machine
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.encoders.base import Encoder, load_encoder
 from histogen.evaluation.consistency import embedding_consistency, source_ranks, summarise_ranks
-from histogen.pipelines.embed import embed_batch
+from histogen.pipelines.embed import embed_images
 from histogen.pipelines.train_autoencoder import split_heldout
 from histogen.pipelines.train_eldm import TrainEldmConfig, run
 from histogen.seeds import derive_seed
@@ -79,8 +79,7 @@ def judged(config: TrainEldmConfig, encoder: Encoder, num: int) -> str:
     num = min(num, len(heldout))
     seeds = [derive_seed(0, "injection benchmark", k) for k in range(num)]
     images = pipeline(torch.from_numpy(real[:num]), seeds, sampler=config.sampler, micro_batch=32)
-    pieces = [embed_batch(encoder, images[start : start + 64]) for start in range(0, num, 64)]
-    made, centred = np.concatenate(pieces) - real.mean(0), real - real.mean(0)
+    made, centred = embed_images(encoder, images) - real.mean(0), real - real.mean(0)
     cosine = float(embedding_consistency(made, centred[:num]).mean())
     ranks = summarise_ranks(source_ranks(made, np.arange(num), centred), len(centred))
     return f"{cosine:.3f} | {ranks.top1:.1%}, {ranks.median:g} of {ranks.num_candidates}"

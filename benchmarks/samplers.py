@@ -24,7 +24,7 @@ from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings, num_evaluations
 from histogen.encoders.base import Encoder, load_encoder
 from histogen.evaluation.fidelity import frechet_distance
-from histogen.pipelines.embed import embed_batch
+from histogen.pipelines.embed import embed_images
 from histogen.pipelines.train_autoencoder import HeldoutSettings, split_heldout
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
@@ -57,7 +57,7 @@ def main() -> None:
     encoder = load_encoder(options.encoder or recorded["encoder"])
     sources = heldout[: options.num]
     conditions = torch.from_numpy(tiles.read_rows(f"embeddings/{pipeline.config['encoder_name']}", sources))
-    real = embedded(encoder, tiles.read_tiles(heldout))
+    real = embed_images(encoder, tiles.read_tiles(heldout)).astype(np.float64)
     print(
         f"{len(sources)} tiles from {len(heldout)} held-out ones, seen by {encoder.card.name}; lower Frechet is better"
     )
@@ -82,17 +82,12 @@ def compare(
         with Clock() as clock:
             images = pipeline(conditions, seeds, sampler=sampler)
         peer = peer or clock.cpu
-        made = embedded(encoder, images)
+        made = embed_images(encoder, images).astype(np.float64)
         name = f"{sampler.name} {sampler.steps}, guidance {sampler.guidance:g} in {sampler.interval}"
         cost = f"{num_evaluations(sampler, pipeline.scheduler)} evaluations, {1000 * clock.cpu / len(seeds):.1f} CPU-ms"
         near = consistency(made, real[: len(made)], real.mean(0))
         distance = frechet_distance(made, real)
         print(f"{name:<44s} {cost} ({peer / clock.cpu:.2f} x), Frechet {distance:.4f}, cosine {near:.3f}", flush=True)
-
-
-def embedded(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    pieces = [embed_batch(encoder, images[start : start + 64]) for start in range(0, len(images), 64)]
-    return np.concatenate(pieces).astype(np.float64)
 
 
 def consistency(made: NDArray[np.float64], source: NDArray[np.float64], mean: NDArray[np.float64]) -> float:

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import BulkConfig
+from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.encoders.base import Encoder, load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.outputs import Outcome
@@ -25,6 +27,8 @@ from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
 
 GROUP = "embeddings"
+READ_TILES = 256
+"""Tiles of a shard that are decoded at a time."""
 
 
 class EmbedConfig(BulkConfig):
@@ -123,12 +127,12 @@ def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
     present = store.tile_ok[indices]
     values = np.zeros((len(indices), encoder.card.dim), np.float32)
     wanted = np.flatnonzero(present)
-    for start in range(0, len(wanted), unit.batch):
-        part = wanted[start : start + unit.batch]
-        pixels = np.zeros((unit.batch, store.tile_px, store.tile_px, 3), np.uint8)
+    for start in range(0, len(wanted), READ_TILES):
+        part = wanted[start : start + READ_TILES]
+        images = np.empty((len(part), store.tile_px, store.tile_px, 3), np.uint8)
         for k, position in enumerate(part):
-            store.read_tile(int(indices[position]), pixels[k])
-        values[part] = embed_batch(encoder, pixels, unit.precision)[: len(part)]
+            store.read_tile(int(indices[position]), images[k])
+        values[part] = embed_images(encoder, images, batch=unit.batch, precision=unit.precision)
     dtype = store.rows(unit.rows).layout.dtype
     stored = values.astype(dtype)
     store.write_rows(unit.rows, unit.shard, stored)
@@ -137,12 +141,20 @@ def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
     return note
 
 
-def embed_batch(encoder: Encoder, pixels: np.ndarray, precision: str = "float32") -> np.ndarray:
-    """Return float32 [B, D] of uint8 RGB tiles [B, H, W, 3]."""
+def embed_images(
+    encoder: Encoder, images: np.ndarray, *, batch: int = 64, precision: str = "float32"
+) -> NDArray[np.float32]:
+    """Return float32 [N, D] of uint8 RGB images [N, H, W, 3], N at least 1, in passes of exactly ``batch``.
+
+    An embedding depends on its image, ``batch`` and ``precision`` alone: not on neighbours, padding or threads.
+    """
     device = encoder.mean.device
-    images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return encoder(images).float().cpu().numpy()
+
+    def embed(part: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return encoder(part.permute(0, 3, 1, 2)).float()
+
+    return map_micro_batches(embed, torch.from_numpy(images), micro_batch=batch, device=device).numpy()
 
 
 @lru_cache(maxsize=2)

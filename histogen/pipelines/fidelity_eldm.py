@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.errors import ConfigError, StoreError
+from histogen.pipelines.embed import embed_images
 from histogen.progress import progress_bar
 from histogen.report.page import Section
 from histogen.report.samples import interpolation_section, synthesis_section
@@ -31,7 +31,6 @@ from histogen.store.tile_set import TileSet
 NUM_SOURCES, PER_SOURCE, NUM_PAIRS = 16, 3, 8
 ALPHAS = (1.0, 0.75, 0.5, 0.25, 0.0)
 GROUP = 256
-EMBED_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -74,22 +73,15 @@ class Maker:
 
 def unconditional_embeddings(maker: Maker, count: int, encoders: Mapping[str, Encoder], *, seed: int) -> dict[str, Any]:
     """Return by name of encoder the embeddings float32 [count, D] of ``count`` unconditional tiles."""
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in encoders}
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
     with progress_bar("unconditional", total=count, unit="tiles") as bar:
         for start in range(0, count, GROUP):
             seeds = [derive_seed(seed, "unconditional", k) for k in range(start, min(start + GROUP, count))]
-            images = torch.from_numpy(maker.make_untold(seeds))
+            images = maker.make_untold(seeds)
             for name, encoder in encoders.items():
-                found[name].append(_embedded(encoder, images))
+                found[name].append(embed_images(encoder, images))
             bar.advance(len(seeds))
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
-
-
-def _embedded(encoder: Encoder, images: torch.Tensor) -> torch.Tensor:
-    def embed(part: torch.Tensor) -> torch.Tensor:
-        return encoder(part.permute(0, 3, 1, 2))
-
-    return map_micro_batches(embed, images, micro_batch=EMBED_BATCH, device=encoder.mean.device)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def made_sections(maker: Maker, real: TileSet, sources: NDArray[np.int64], *, seed: int) -> list[Section]:

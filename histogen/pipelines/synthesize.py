@@ -19,13 +19,12 @@ import torch
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.base import Encoder, load_encoder
 from histogen.errors import ConfigError, EncoderError, StoreError
 from histogen.files import write_atomic
-from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.embed import embed_images, ensure_embeddings
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.synthesis_plan import SynthesizeConfig, create_stores, encoder_spec, measuring_encoder
 from histogen.store.jpeg import encode_jpeg
@@ -34,8 +33,6 @@ from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
 
 TILES = "tiles"
-CONSISTENCY_BATCH = 64
-"""Tiles per pass of the measuring encoder; fixed, the last padded."""
 ENCODING_THREADS = 4
 GROUP = 256
 """Tiles that are sampled at a time: while the device makes a group, the JPEGs of the one before are encoded."""
@@ -196,12 +193,7 @@ def sample_rows(store: TileStore, rows: np.ndarray, embeddings: torch.Tensor, pi
 
 def measure_consistency(images: np.ndarray, embeddings: torch.Tensor, encoder: Encoder) -> np.ndarray:
     """Return the cosine between each tile's own embedding and the one it was made from, float32 [B]."""
-
-    def embed(part: torch.Tensor) -> torch.Tensor:
-        return encoder(part.permute(0, 3, 1, 2))
-
-    tiles, device = torch.from_numpy(images), encoder.mean.device
-    made = map_micro_batches(embed, tiles, micro_batch=CONSISTENCY_BATCH, device=device)
+    made = torch.from_numpy(embed_images(encoder, images))
     return torch.nn.functional.cosine_similarity(made.double(), embeddings.double()).float().numpy()
 
 

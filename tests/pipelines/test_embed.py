@@ -103,8 +103,8 @@ def test_bytes_do_not_depend_on_where_and_in_what_order_shards_are_made(
 import sys, time
 from pathlib import Path
 from histogen.pipelines import embed
-inner = embed.embed_batch
-embed.embed_batch = lambda *a: (time.sleep(0.1), inner(*a))[1]
+inner = embed.embed_images
+embed.embed_images = lambda *a, **k: (time.sleep(0.3), inner(*a, **k))[1]
 embed.run(embed.EmbedConfig(tiles=[Path({str(killed.path)!r})], encoder={encoder!r}, batch=4))
 """
     child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
@@ -116,6 +116,17 @@ embed.run(embed.EmbedConfig(tiles=[Path({str(killed.path)!r})], encoder={encoder
     assert 0 < len(list(killed.path.glob("ledger/embeddings/*/*.json"))) < 4
     embed.run(config(killed.path, encoder, resume=True))
     assert rows_bytes(killed.path) == rows_bytes(whole.path)
+
+
+def test_bytes_do_not_depend_on_threads(tmp_path: Path, encoder: str) -> None:
+    written, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        store = make_store(tmp_path / str(threads) / "a.zarr")
+        embed.run(config(store.path, encoder))
+        written.append(rows_bytes(store.path))
+    torch.set_num_threads(before)
+    assert written[0] == written[1]
 
 
 def test_bad_input_is_said_before_any_work(tmp_path: Path, encoder: str) -> None:
