@@ -85,8 +85,8 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
     check_input(config, tiles, device)
     reader = BatchReader(
         tiles, config.optim.batch, seed=config.seed, generative=generative, interpolations=interpolations,
-        gen=config.gen, dis=config.dis, process=processes.rank(), num_processes=processes.world_size(),
-        threads=config.workers, labels=monitored_labels(config, tiles),
+        gen=config.gen, dis=config.dis, share=processes.share_of(config.optim.batch), threads=config.workers,
+        labels=monitored_labels(config, tiles),
     )  # fmt: skip
     num_steps = config.optim.num_steps or max(1, round(config.optim.epochs * reader.steps_per_epoch))
     if processes.is_main():
@@ -178,14 +178,8 @@ def check_input(config: PretrainConfig, tiles: TileSet, device: torch.device) ->
             f"tiles of {tiles.tile_px} px are smaller than the global crops of {config.crops.global_px} px; "
             "set crops.global_px to at most the tile's side"
         )
-    parts = processes.world_size() * config.optim.accumulate
-    pairs = 2 if config.interpolated is not None and config.dis.pairing == "matching" else 1
-    if config.optim.batch % (parts * pairs):
-        raise ConfigError(
-            f"optim.batch {config.optim.batch} does not split evenly over {processes.world_size()} processes with "
-            f"{config.optim.accumulate} passes each{' of whole pairs' if pairs == 2 else ''}; "
-            f"use a multiple of {parts * pairs}"
-        )
+    matching = config.interpolated is not None and config.dis.pairing == "matching"
+    processes.share_of(config.optim.batch, passes=config.optim.accumulate, pairs=matching)
 
 
 def monitored_labels(config: PretrainConfig, tiles: TileSet) -> np.ndarray | None:

@@ -47,7 +47,6 @@ from histogen.training.schedules import Cosine
 
 NUM_STATISTICS = 2048
 NUM_SHOWN = 8
-SCORES = (("psnr", 2, "dB PSNR"), ("ssim", 3, "SSIM"))
 
 
 class AutoencoderOptim(OptimSettings):
@@ -185,16 +184,17 @@ def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
         items_per_step=config.optim.batch,
         item_name="tiles",
     )
-    scores = _export(config, task, tiles, train, heldout, last) if processes.is_main() else {}
+    outcome = Outcome(config.out, f"autoencoder in {config.out}")
+    if processes.is_main():
+        outcome = _export(config, task, tiles, train, heldout, last)
     processes.barrier()
-    shown = ", ".join(f"{scores[key]:.{digits}f} {unit}" for key, digits, unit in SCORES if key in scores)
-    return Outcome(config.out, f"autoencoder in {config.out}: {shown} on {len(heldout)} held-out tiles", results=scores)
+    return outcome
 
 
 def _export(
     config: TrainAutoencoderConfig, task: AutoencoderTask, tiles: TileSet, train: np.ndarray, heldout: np.ndarray,
     last: dict[str, float],
-) -> dict[str, float]:  # fmt: skip
+) -> Outcome:  # fmt: skip
     model, device, out = task.model.eval(), task.device, config.out
     mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
@@ -205,7 +205,11 @@ def _export(
     finish_output(
         out, name=name, supervision="none", heldout=scores, training={k: round(v, 6) for k, v in last.items()}
     )
-    return scores
+    return Outcome(
+        out,
+        f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",
+        results=scores,
+    )
 
 
 def measure_statistics(

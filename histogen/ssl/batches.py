@@ -54,7 +54,7 @@ class Batch:
 
 
 class BatchReader:
-    """Reads the batch of a step for one of ``num_processes`` processes."""
+    """Reads the batch of a step, or the rows ``share`` of it: those of one of several processes."""
 
     def __init__(
         self,
@@ -66,8 +66,7 @@ class BatchReader:
         interpolations: Interpolations | None = None,
         gen: GenSettings | None = None,
         dis: DisSettings | None = None,
-        process: int = 0,
-        num_processes: int = 1,
+        share: slice | None = None,
         threads: int = 1,
         labels: np.ndarray | None = None,
     ) -> None:
@@ -75,7 +74,7 @@ class BatchReader:
         self.tiles, self.seed, self.threads = tiles, seed, max(1, threads)
         self.generative, self.interpolations = generative, interpolations
         self.gen, self.dis = gen or GenSettings(), dis or DisSettings()
-        self.process, self.num_processes = process, num_processes
+        self.share = slice(0, batch) if share is None else share
         self.matching = interpolations is not None and self.dis.pairing == "matching"
         if self.matching:
             if batch % 2:
@@ -100,10 +99,8 @@ class BatchReader:
 
     def __call__(self, step: int) -> Batch:
         """Read this process's share of ``step``."""
-        size = self.batch // self.num_processes
-        rows = slice(self.process * size, (self.process + 1) * size)
-        indices = self.indices_of(step)[rows]
-        positions = np.arange(self.batch, dtype=np.int64)[rows]
+        indices = self.indices_of(step)[self.share]
+        positions = np.arange(self.batch, dtype=np.int64)[self.share]
         real = self._read(self.tiles, indices)
         values: dict[str, np.ndarray] = {} if self.labels is None else {"labels": self.labels[indices]}
         if self.generative is not None:

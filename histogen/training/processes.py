@@ -115,17 +115,19 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
-def share_of(count: int, *, passes: int = 1) -> slice:
-    """Return which rows of a global batch of ``count`` this process computes; each share splits into ``passes``.
+def share_of(count: int, *, passes: int = 1, pairs: bool = False) -> slice:
+    """Return which rows of a global batch of ``count`` this process computes.
+
+    Each share splits into ``passes``, and with ``pairs`` each pass into neighbours that stay together.
 
     Raises:
         ConfigError: the batch does not split evenly.
     """
-    parts = world_size() * passes
+    parts = world_size() * passes * (2 if pairs else 1)
     if count % parts:
         raise ConfigError(
-            f"optim.batch {count} does not split evenly over {world_size()} processes with {passes} passes each; "
-            f"use a multiple of {parts}"
+            f"optim.batch {count} does not split evenly over {world_size()} processes with {passes} passes each"
+            f"{' of whole pairs' if pairs else ''}; use a multiple of {parts}"
         )
     size = count // world_size()
     return slice(rank() * size, (rank() + 1) * size)
