@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -65,7 +66,9 @@ def execute(
 
 
 def finish(outcome: Outcome) -> None:
-    """Print what a stage did and exit with 1 when some of its units failed."""
+    """Print what a stage did and exit with 1 when some of its units failed; of `torchrun`'s processes, one prints."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     for failure in outcome.failures:
         typer.echo(f"failed: {failure}", err=True)
     typer.echo(outcome.summary)
