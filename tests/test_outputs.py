@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from histogen.config import StageConfig, dump_config
 from histogen.errors import ConfigError, OutputExistsError
+from histogen.files import write_atomic
 from histogen.pipelines.outputs import claim_output, finish_output, is_complete, read_run
 
 
@@ -23,6 +25,25 @@ def test_the_life_of_an_output(tmp_path: Path) -> None:
     assert read_run(out)["results"] == {"tiles": 3}
     claim_output(StageConfig(out=out, overwrite=True, seed=9), command="toy")
     assert not is_complete(out)
+
+
+def test_a_finished_output_keeps_nothing_of_killed_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    claim_output(StageConfig(out=out), command="toy")
+    (out / "deep").mkdir()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # a killed process tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            write_atomic(out / "deep" / "shard", b"half")
+    assert len(list((out / "deep").iterdir())) == 1
+    finish_output(out)
+    assert list((out / "deep").iterdir()) == []
+    assert is_complete(out)
 
 
 class Later(StageConfig):

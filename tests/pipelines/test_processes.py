@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from histogen.errors import ConfigError
 from histogen.pipelines import train_autoencoder, train_eldm
 from histogen.training.journal import read_journal
 
@@ -22,7 +19,7 @@ from .conftest import TINY_AUTOENCODER, TINY_ELDM
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCRIPT = """
-import json, sys
+import sys
 from histogen.pipelines import train_autoencoder, train_eldm
 for module, config, values in ((train_autoencoder, train_autoencoder.TrainAutoencoderConfig, sys.argv[1]),
                                (train_eldm, train_eldm.TrainEldmConfig, sys.argv[2])):
@@ -41,30 +38,13 @@ def configs(sources: Path, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return autoencoder, eldm
 
 
-def launch(values: tuple[dict[str, Any], dict[str, Any]], num_processes: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, *map(json.dumps, values)],
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1",
-                 "GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(num_processes)
-    ]  # fmt: skip
-    for child in children:
-        _, errors = child.communicate(timeout=250)
-        assert child.returncode == 0, errors[-2000:]
-
-
-def test_two_processes_train_what_one_trains(make_sources: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(
+    make_sources: Callable[[Path], Path], launch: Callable[..., None], tmp_path: Path
+) -> None:
     one, two = (configs(make_sources(tmp_path / name / "sources"), tmp_path / name) for name in ("one", "two"))
     train_autoencoder.run(train_autoencoder.TrainAutoencoderConfig.model_validate(one[0]))
     train_eldm.run(train_eldm.TrainEldmConfig.model_validate(one[1]))
-    launch(two, 2)
+    launch(2, SCRIPT, *map(json.dumps, two))
     for stage in ("autoencoder", "eldm"):
         rows = [read_journal(tmp_path / name / stage / "metrics.jsonl") for name in ("one", "two")]
         assert len(rows[0]) == len(rows[1]) == 6
@@ -83,6 +63,6 @@ def test_a_batch_that_does_not_split_is_a_sentence(
 ) -> None:
     monkeypatch.setattr("histogen.training.processes.world_size", lambda: 3)
     values = configs(make_sources(tmp_path / "sources"), tmp_path)[0]
-    with pytest.raises(Exception, match=r"optim\.batch 8 does not split evenly over 3 processes"):
+    with pytest.raises(ConfigError, match=r"optim\.batch 8 does not split evenly over 3 processes"):
         train_autoencoder.run(train_autoencoder.TrainAutoencoderConfig.model_validate(values))
     assert not (tmp_path / "autoencoder").exists()

@@ -88,7 +88,7 @@ def test_every_part_of_a_batch_belongs_to_its_tile(sets: dict[str, TileSet], pai
 
 def test_processes_passes_and_reading_ahead_share_one_batch(sets: dict[str, TileSet]) -> None:
     whole = reader(sets)(4)
-    halves = [reader(sets, process=p, num_processes=2)(4) for p in (0, 1)]
+    halves = [reader(sets, share=share)(4) for share in (slice(0, 2), slice(2, 4))]
     parts = [whole.part(p, 2) for p in (0, 1)]
     ahead = ReadAhead(reader(sets, threads=2), num_steps=6)
     for step in (3, 4):  # beginning in the middle, as a resumed run does

@@ -17,8 +17,10 @@ from histogen.ssl import losses, spread
 from histogen.ssl.heads import DinoHead
 from histogen.ssl.masking import draw_masks
 from histogen.ssl.networks import DinoNetwork, build_networks
-from histogen.ssl.settings import CropSettings, MaskSettings, ModelSettings, SslSettings
+from histogen.ssl.settings import MaskSettings
 from histogen.ssl.teacher import Centre, sinkhorn_centre
+
+from .conftest import TINY
 
 
 def raw(seed: int, *shape: int) -> torch.Tensor:
@@ -125,19 +127,11 @@ def test_masks_are_blocks() -> None:
     assert beside > 0.6
 
 
-TINY = SslSettings(
-    model=ModelSettings(
-        name="vit_tiny_patch16_224",
-        arguments={"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
-        prototypes=32, head_hidden=32, head_bottleneck=16,
-    ),
-    crops=CropSettings(global_px=32, local_px=16, num_local=2),
-    masks=MaskSettings(weight=1.0),
-)  # fmt: skip
+MASKED = TINY.model_copy(update={"masks": MaskSettings(weight=1.0)})
 
 
 def test_the_student_does_not_see_masked_patches_and_the_teacher_does() -> None:
-    _, network = build_networks(TINY, seed=0)
+    _, network = build_networks(MASKED, seed=0)
     network.eval()
     network.mask_token.data.normal_()
     crops, other, locals_ = raw(0, 2, 3, 3, 32, 32), raw(1, 1, 3, 3, 32, 32), raw(2, 2, 3, 3, 16, 16)

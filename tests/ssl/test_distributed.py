@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,27 +51,6 @@ pretrain.run(pretrain.PretrainConfig.model_validate_json(sys.argv[1]))
 """
 
 
-def launch(settings: dict, processes: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, json.dumps(settings)],
-            env={
-                **os.environ, "WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
-                "GLOO_SOCKET_IFNAME": "lo",
-            },
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
-    for child in children:
-        _, errors = child.communicate(timeout=200)
-        assert child.returncode == 0, errors[-2000:]
-
-
 BEYOND = {
     "mean": {"loss": {"koleo": 0.1, "uniformity": 0.05}, "masks": {"weight": 1.0}},
     "sinkhorn": {"loss": {"centre": "sinkhorn"}, "masks": {"weight": 1.0}},
@@ -82,7 +58,7 @@ BEYOND = {
 
 
 @pytest.mark.parametrize("options", [{}, BEYOND["mean"], BEYOND["sinkhorn"]], ids=["dino", "beyond", "sinkhorn"])
-def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path, options: dict) -> None:
+def test_two_processes_equal_one_and_resume_exactly(launch: Callable[..., None], tmp_path: Path, options: dict) -> None:
     make_store(tmp_path / "s.zarr")
     make_store(tmp_path / "int" / "i.zarr", "interpolated")
 
@@ -92,7 +68,7 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path, options: dic
 
     single, double, again = (tmp_path / name / "run" for name in ("single", "double", "again"))
     pretrain.run(pretrain.PretrainConfig.model_validate(settings_for(tmp_path, single)))
-    launch(settings_for(tmp_path, double), 2)
+    launch(2, SCRIPT, json.dumps(settings_for(tmp_path, double)))
     one, two = (read_journal(out / "metrics.jsonl") for out in (single, double))
     assert len(one) == len(two) == 6
     for a, b in zip(one, two, strict=True):
@@ -100,7 +76,7 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path, options: dic
         assert a["centre_norm"] == pytest.approx(b["centre_norm"], rel=1e-4)
     assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=1e-4), "nothing moved"
     leave_as_killed(double, again)
-    launch({**settings_for(tmp_path, again), "resume": True}, 2)
+    launch(2, SCRIPT, json.dumps({**settings_for(tmp_path, again), "resume": True}))
     for name in ("encoder/model.safetensors", "metrics.jsonl"):
         assert (again / name).read_bytes() == (double / name).read_bytes(), name
 

@@ -17,14 +17,7 @@ from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, 
 from histogen.ssl.settings import CropSettings, ModelSettings, SslSettings
 from histogen.ssl.teacher import Centre, update_teacher
 
-TINY = SslSettings(
-    model=ModelSettings(
-        name="vit_tiny_patch16_224",
-        arguments={"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
-        prototypes=32, head_hidden=32, head_bottleneck=16,
-    ),
-    crops=CropSettings(global_px=32, local_px=16, num_local=2),
-)  # fmt: skip
+from .conftest import TINY
 
 
 def test_head_equals_weight_norm_over_unit_vectors() -> None:
