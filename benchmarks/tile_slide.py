@@ -192,9 +192,14 @@ def main() -> None:
             print(f"{slide.name}, {px} px, jpeg.level={level}: all tiles {whole:.1f} dB, the report says {said}")
 
     def threads() -> None:
-        for name in ("threads", "workers"):
-            runs = {n: cutting(ours(plain, folder / name, f"{name}={n}"), folder / name, repeats) for n in (1, 2)}
-            print(f"\n{name}: cutting takes {runs[1]:.2f} s with 1, {runs[2]:.2f} s with 2: {runs[1] / runs[2]:.2f} x")
+        for slide, name in itertools.product(
+            (plain, build(folder / "ycc_large.svs", side_tiles=LARGE_TILES)), ("threads", "workers")
+        ):
+            runs = {n: cutting(ours(slide, folder / name, f"{name}={n}"), folder / name, repeats) for n in (1, 2)}
+            print(
+                f"{slide.name}, {name}: cutting takes {runs[1]:.2f} s with 1, {runs[2]:.2f} s with 2: "
+                f"{runs[1] / runs[2]:.2f} x"
+            )
 
     def large() -> None:
         slide = build(folder / "ycc_large.svs", side_tiles=LARGE_TILES)

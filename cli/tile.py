@@ -24,7 +24,7 @@ def command(
     codec: Annotated[str | None, typer.Option(help="jpeg, or source: copy the slide's own JPEGs.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="GeoJSON of classes, or a folder of them.")] = None,
     roi: Annotated[Path | None, typer.Option(help="GeoJSON of what to keep, or a folder of them.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per worker. (default: 1)")] = None,
+    threads: Annotated[int | None, typer.Option(help="Shards cut at the same time, per worker. (default: 1)")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -58,12 +59,24 @@ class Executor(Protocol):
 
 
 class InProcess:
-    """One call after the other, here."""
+    """One call after the other, here; or as many at a time as there are ``threads``."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
 
     def map(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
-        """Run all calls in order."""
-        for position, argument in enumerate(arguments):
-            yield position, function(argument)
+        """Run all calls; they start in order."""
+        if self.threads == 1:
+            for position, argument in enumerate(arguments):
+                yield position, function(argument)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            positions = {pool.submit(function, argument): at for at, argument in enumerate(arguments)}
+            try:
+                for future in as_completed(positions):
+                    yield positions[future], future.result()
+            finally:  # interrupted: what has not started is not wanted any more
+                pool.shutdown(cancel_futures=True)
 
 
 class OnDask:
@@ -97,7 +110,7 @@ class OnDask:
 
     def _submit_all(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
         """At most two calls per worker thread are submitted at any time, so that the scheduler stays small."""
-        from distributed import as_completed
+        from distributed import as_completed as finished_on
 
         positions: dict[Any, int] = {}
         submitted = 0
@@ -109,7 +122,7 @@ class OnDask:
             submitted += 1
             return future
 
-        finished = as_completed([submit() for _ in range(min(self._bound(), len(arguments)))], loop=self.client.loop)
+        finished = finished_on([submit() for _ in range(min(self._bound(), len(arguments)))], loop=self.client.loop)
         for future in finished:
             yield positions.pop(future.key), _result(future)
             future.release()
@@ -139,24 +152,26 @@ def _result(future: Any) -> Any:
 class Compute:
     """Where a bulk stage runs; the same units give the same files everywhere.
 
-    ``workers`` local processes of one thread each, or the workers of ``scheduler``, or (neither) this process.
-    Local workers take one CUDA device each, in turn; those of a running scheduler keep what they were started with.
+    ``workers`` local processes of ``threads`` each, or the workers of ``scheduler``, or (neither) this process, with
+    ``threads`` too. Local workers take one CUDA device each, in turn; those of a running scheduler keep what they were
+    started with.
     """
 
     workers: int = 0
     scheduler: str | None = None
     device: str = "auto"
+    threads: int = 1
 
     @classmethod
-    def from_config(cls, config: BulkConfig) -> Compute:
-        """Take what a bulk command's config says.
+    def from_config(cls, config: BulkConfig, *, threads: int = 1) -> Compute:
+        """Take what a bulk command's config says; ``threads`` is how many units a process works on at once.
 
         Raises:
             ConfigError: both local workers and a scheduler are asked for.
         """
         if config.workers and config.scheduler:
             raise ConfigError("--workers and --scheduler were both given; a running scheduler has its own workers")
-        return cls(config.workers, config.scheduler, config.device)
+        return cls(config.workers, config.scheduler, config.device, threads)
 
     @contextmanager
     def open_(self) -> Iterator[Executor]:
@@ -166,15 +181,54 @@ class Compute:
             ConfigError: the scheduler does not answer.
         """
         if not self.workers and not self.scheduler:
-            yield InProcess()
+            yield InProcess(self.threads)
             return
         with _quiet_dask():
             if self.scheduler:
                 with _connected(self.scheduler) as client:
                     yield OnDask(client)
             else:
-                with _local_cluster(self.workers, self.device) as cluster, _client(cluster) as client:
+                with self._local_cluster() as cluster, _client(cluster) as client:
                     yield OnDask(client)
+
+    @contextmanager
+    def _local_cluster(self) -> Iterator[SpecCluster]:
+        """Start worker processes on this machine; they end with it, or when this process dies in any way."""
+        from distributed import Nanny, Scheduler, SpecCluster
+
+        common = {
+            "nthreads": self.threads,
+            "host": "127.0.0.1",
+            "protocol": "tcp://",
+            "memory_limit": 0,
+            "dashboard": False,
+        }
+        specs = {
+            number: {"cls": Nanny, "options": {**common, "silence_logs": QUIET, "env": environment}}
+            for number, environment in enumerate(worker_environments(self.workers, self.device, num_gpus()))
+        }
+        head = {
+            "host": "127.0.0.1",
+            "protocol": "tcp://",
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        }
+
+        def start() -> SpecCluster:
+            return SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET)
+
+        try:
+            try:
+                cluster = start()
+            except (RuntimeError, OSError, TimeoutError):  # a worker may be killed while it starts, too
+                cluster = start()
+        except (RuntimeError, OSError, TimeoutError) as error:
+            raise ComputeError(
+                f"{self.workers} local Dask workers did not start ({error}); try again, or fewer --workers"
+            ) from error
+        with cluster:
+            yield cluster
 
 
 class Kept:
@@ -223,7 +277,7 @@ def _quiet_dask() -> Iterator[None]:
         "distributed.scheduler.allowed-failures": MAX_DEATHS,
         "distributed.logging": {"distributed": "critical"},
         # distributed sets OMP_NUM_THREADS=1 in *this* process too, which would slow a later stage down
-        "distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 65536},
+        "distributed.nanny.pre-spawn-environ": {},
         **CHEAP_DASK,
     }
     loggers = [logging.getLogger(name) for name in ("distributed", "distributed.nanny", "distributed.scheduler")]
@@ -239,40 +293,6 @@ def _quiet_dask() -> Iterator[None]:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
-
-
-@contextmanager
-def _local_cluster(workers: int, device: str) -> Iterator[SpecCluster]:
-    """Start worker processes on this machine; they end with it, or when this process dies in any way."""
-    from distributed import Nanny, Scheduler, SpecCluster
-
-    common = {"nthreads": 1, "host": "127.0.0.1", "protocol": "tcp://", "memory_limit": 0, "dashboard": False}
-    specs = {
-        number: {"cls": Nanny, "options": {**common, "silence_logs": QUIET, "env": environment}}
-        for number, environment in enumerate(worker_environments(workers, device, num_gpus()))
-    }
-    head = {
-        "host": "127.0.0.1",
-        "protocol": "tcp://",
-        "port": 0,
-        "dashboard": False,
-        "dashboard_address": "127.0.0.1:0",
-    }
-
-    def start() -> SpecCluster:
-        return SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET)
-
-    try:
-        try:
-            cluster = start()
-        except (RuntimeError, OSError, TimeoutError):  # a worker may be killed while it starts, too
-            cluster = start()
-    except (RuntimeError, OSError, TimeoutError) as error:
-        raise ComputeError(
-            f"{workers} local Dask workers did not start ({error}); try again, or fewer --workers"
-        ) from error
-    with cluster:
-        yield cluster
 
 
 def worker_environments(workers: int, device: str, gpus: int) -> list[dict[str, str]]:

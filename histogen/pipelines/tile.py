@@ -33,7 +33,7 @@ def run(config: TileConfig) -> Outcome:
     remove_temporaries(out)
     units = _plan_units(config, sources, prints)
     with ExitStack() as stack:
-        compute = Kept(Compute.from_config(config), stack)
+        compute = Kept(Compute.from_config(config, threads=config.threads), stack)
         planned = run_units(
             plan, units, compute=compute, description="plan", item_name="slides", items_done=len(sources) - len(units)
         )
@@ -86,8 +86,7 @@ def _shard_units(config: TileConfig, sources: list[SlideSource]) -> tuple[list[S
                 continue
             store = TileStore.open_(path)
             missing = [
-                ShardUnit(path, source.path, shard, len(store.shard_range(shard)), config.threads)
-                for shard in store.missing_shards()
+                ShardUnit(path, source.path, shard, len(store.shard_range(shard))) for shard in store.missing_shards()
             ]
             done += store.num_tiles - sum(unit.num_items for unit in missing)
             units += missing

@@ -64,7 +64,8 @@ class TileConfig(BulkConfig):
     geojson: bool = False
     """Write the kept tiles of each slide, with their scores, as GeoJSON too, for QuPath."""
     threads: int = Field(default=1, ge=1)
-    """Threads per worker; the result does not depend on it."""
+    """Shards that a worker (or this process) cuts at the same time; the result does not depend on it. Workers of a
+    running scheduler have the threads they were started with."""
 
     @model_validator(mode="after")
     def _fits(self) -> TileConfig:

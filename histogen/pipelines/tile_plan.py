@@ -40,7 +40,8 @@ def run_plan(config: TileConfig) -> Outcome:
     """
     sources = find_slides(config.slides)
     units = [PlanUnit(source, config, "", (), (), ()) for source in sources]
-    report = run_units(estimate, units, compute=Compute.from_config(config), description="plan", item_name="slides")
+    compute = Compute.from_config(config, threads=config.threads)
+    report = run_units(estimate, units, compute=compute, description="plan", item_name="slides")
     slides = {key: [Estimate(**e) for e in result["estimates"]] for key, result in report.results}
     lines = [_line(key, _sum(estimates)) for key, estimates in slides.items()]
     total = _sum([e for estimates in slides.values() for e in estimates])
@@ -73,12 +74,12 @@ def _sample(unit: PlanUnit, slide: Any, grid: Grid, slide_plan: SlidePlan) -> tu
     start = max(0, len(slide_plan.columns) // 2 - SAMPLE_TILES // 2)
     columns, rows = (v[start : start + SAMPLE_TILES] for v in (slide_plan.columns, slide_plan.rows))
     jpeg = tile_settings(slide, grid, unit.config)
-    begin = time.process_time()
+    begin = time.thread_time()
     if unit.config.codec == "source":
         made = copy_tiles(slide, grid, columns, rows)
     else:
         made = extract_tiles(slide, grid, columns, rows, build_recipe(slide, grid, unit.config, jpeg))
-    return [p for p in made.payloads if p is not None], time.process_time() - begin
+    return [p for p in made.payloads if p is not None], time.thread_time() - begin
 
 
 def _sum(estimates: list[Estimate]) -> Estimate:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,6 @@ class ShardUnit:
     slide: Path
     shard: int
     num_items: int
-    threads: int = 1
 
     @property
     def key(self) -> str:
@@ -294,10 +293,10 @@ def _extract(store: TileStore, unit: ShardUnit, indices: list[int]) -> Extracted
     columns, rows = grid.cells_at(x_l0, y_l0)
     modified, reader = unit.slide.stat().st_mtime_ns, provenance["slide"]["reader"]
     slide_id = provenance["slide"]["slide_id"]
-    slides = [_open_cached(unit.slide, slide_id, reader, modified, thread) for thread in range(unit.threads)]
+    slide = _OPEN.slide(unit.slide, slide_id, reader, modified)
     if settings.codec == "source":
-        return copy_tiles(slides[0], grid, columns, rows)
-    return extract_tiles(slides, grid, columns, rows, build_recipe(slides[0], grid, settings, store.jpeg))
+        return copy_tiles(slide, grid, columns, rows)
+    return extract_tiles(slide, grid, columns, rows, build_recipe(slide, grid, settings, store.jpeg))
 
 
 def build_recipe(slide: BaseSlide, grid: Grid, config: TileConfig, jpeg: JpegSettings) -> Recipe:
@@ -334,10 +333,23 @@ def content_hash(payload: bytes | None) -> int:
     return int.from_bytes(hashlib.sha256(payload).digest()[:8], "little") if payload else 0
 
 
-@functools.lru_cache(maxsize=4)
-def _open_cached(path: Path, slide_id: str, reader: str, _modified: int, _thread: int) -> BaseSlide:
-    """Neighbouring shards of a slide share its directory and what is decoded already; a thread has its own handle."""
-    return open_slide(path, reader=reader, slide_id=slide_id)
+class _OpenSlides(threading.local):
+    """The slide that each thread cuts: neighbouring shards share its directory and what is decoded already."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Path, str, str, int], BaseSlide] = {}
+
+    def slide(self, path: Path, slide_id: str, reader: str, modified: int) -> BaseSlide:
+        """Return this thread's handle of a slide, and close the one before."""
+        key = (path, slide_id, reader, modified)
+        if key not in self._open:
+            while self._open:
+                self._open.popitem()[1].close()
+            self._open[key] = open_slide(path, reader=reader, slide_id=slide_id)
+        return self._open[key]
+
+
+_OPEN = _OpenSlides()
 
 
 def grid_of(store: TileStore) -> Grid:

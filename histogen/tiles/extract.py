@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,64 +64,20 @@ def empty(count: int, *, stains: bool = False) -> Extracted:
     return Extracted([None] * count, focus, blank, stains=np.full((count, 8), np.nan, np.float32) if stains else None)
 
 
-def extract_tiles(
-    slides: Slide | Sequence[Slide], grid: Grid, columns: np.ndarray, rows: np.ndarray, recipe: Recipe
-) -> Extracted:
+def extract_tiles(slide: Slide, grid: Grid, columns: np.ndarray, rows: np.ndarray, recipe: Recipe) -> Extracted:
     """Read and encode the tiles at ``columns``, ``rows`` (int [n] each) of ``grid``.
-
-    Several handles of one slide are used by as many threads; the result is the same as with one.
 
     Raises:
         SlideError: none of the tiles can be read.
     """
-    handles = list(slides) if isinstance(slides, Sequence) else [slides]
-    stains = recipe.stains is not None
-    result = empty(len(columns), stains=stains)
-    runs = list(runs_of(grid, columns, rows))
-    parts = [list(part) for part in _split(runs, len(handles))]
-    if len(handles) == 1:
-        _extract_runs(handles[0], grid, runs, recipe, result)
-    else:
-        with ThreadPoolExecutor(len(handles)) as pool:
-            others = [empty(len(columns), stains=stains) for _ in handles]
-            work = [pool.submit(_extract_runs, *args) for args in _zip(handles, grid, parts, recipe, others)]
-            for future, part, other in zip(work, parts, others, strict=True):
-                future.result()
-                _merge(result, other, [position for _, members in part for position in members])
+    result = empty(len(columns), stains=recipe.stains is not None)
+    _extract_runs(slide, grid, runs_of(grid, columns, rows), recipe, result)
     if len(columns) and len(result.unreadable) == len(columns):
         raise SlideError(next(iter(result.unreadable.values())))
     return result
 
 
-def _zip(
-    handles: list[Slide], grid: Grid, parts: list[list[Run]], recipe: Recipe, results: list[Extracted]
-) -> Iterator[tuple[Slide, Grid, list[Run], Recipe, Extracted]]:
-    for handle, part, result in zip(handles, parts, results, strict=True):
-        yield handle, grid, part, recipe, result
-
-
-def _split(runs: list[Run], count: int) -> Iterator[list[Run]]:
-    """Cut the list where about equal numbers of tiles lie: threads work on parts of the slide that lie apart."""
-    total = np.cumsum([len(members) for _, members in runs])
-    cuts = [int(np.searchsorted(total, total[-1] * k / count)) if len(runs) else 0 for k in range(1, count)]
-    edges = [0, *cuts, len(runs)]
-    return (runs[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True))
-
-
-def _merge(result: Extracted, part: Extracted, positions: list[int]) -> None:
-    for position in positions:
-        result.payloads[position] = part.payloads[position]
-    result.focus[positions], result.blank[positions] = part.focus[positions], part.blank[positions]
-    if result.stains is not None and part.stains is not None:
-        result.stains[positions] = part.stains[positions]
-    result.unreadable |= part.unreadable
-    for reason, number in part.dropped.items():
-        result.dropped[reason] = result.dropped.get(reason, 0) + number
-    result.squared_error += part.squared_error
-    result.measured += part.measured
-
-
-def _extract_runs(slide: Slide, grid: Grid, runs: list[Run], recipe: Recipe, result: Extracted) -> None:
+def _extract_runs(slide: Slide, grid: Grid, runs: Iterable[Run], recipe: Recipe, result: Extracted) -> None:
     encoded_as = recipe.jpeg.subsampling if recipe.transform is None else None
     for first, members in runs:
         for positions, tiles in _read_run(slide, grid, first, members, result, encoded_as):
