@@ -19,8 +19,8 @@ RUN_TILES = 16
 BLOCK_PIXELS = 16_000_000
 """Slide pixels in one row of a block of columns (with what is decoded above and below it): half of the cache of
 :mod:`histogen.slides.native`, so that what is decoded for one row is still there for the next."""
-LOSS_EVERY = 256
-"""Every so many tiles the encoding's loss is measured."""
+LOSS_EVERY, LOSS_LEAST = 128, 8
+"""Every so many tiles the encoding's loss is measured, more often in a short list: at least so many times."""
 
 Run = tuple[tuple[int, int], list[int]]
 """(column, row) of the first tile, and the positions of neighbours in a row."""
@@ -79,6 +79,7 @@ def extract_tiles(slide: Slide, grid: Grid, columns: np.ndarray, rows: np.ndarra
 
 def _extract_runs(slide: Slide, grid: Grid, runs: Iterable[Run], recipe: Recipe, result: Extracted) -> None:
     encoded_as = recipe.jpeg.subsampling if recipe.transform is None else None
+    every = max(1, min(LOSS_EVERY, len(result.payloads) // LOSS_LEAST))
     for first, members in runs:
         for positions, tiles in _read_run(slide, grid, first, members, result, encoded_as):
             result.focus[positions], result.blank[positions] = score_tiles(tiles)
@@ -90,7 +91,7 @@ def _extract_runs(slide: Slide, grid: Grid, runs: Iterable[Run], recipe: Recipe,
                 payload = result.payloads[position] = _encode(tile, recipe)
                 if recipe.stains is not None and result.stains is not None:
                     result.stains[position] = recipe.stains(tile)
-                if position % LOSS_EVERY == 0:
+                if position % every == every // 2:
                     box = grid.box(first[0] + members.index(position), first[1])
                     _measure_loss(payload, slide.read_row(box, grid.tile_px, grid.stride_px, 1)[0], recipe, result)
 
