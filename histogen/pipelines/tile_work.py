@@ -268,7 +268,9 @@ def cut_shard(unit: ShardUnit) -> dict[str, Any]:
     indices = list(store.shard_range(unit.shard))
     extracted = _extract(store, unit, indices)
     for name in SCORES:
-        store.write_rows(f"columns/{name}", unit.shard, getattr(extracted, name))
+        scores = getattr(extracted, name)
+        if not np.isnan(scores).all():  # as they are in a new store
+            store.write_rows(f"columns/{name}", unit.shard, scores)
     if extracted.stains is not None:
         store.write_rows("columns/stain_vectors", unit.shard, extracted.stains[:, :6])
         store.write_rows("columns/stain_strengths", unit.shard, extracted.stains[:, 6:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from histogen.geometry import BoxL0, Extent, Mpp
@@ -96,8 +97,7 @@ def box_means(values: np.ndarray, x: np.ndarray, y: np.ndarray, width: float, he
 
     Exact for a map that is constant within each pixel. What lies outside of the map counts as 0.
     """
-    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1), np.float64)
-    table[1:, 1:] = values.astype(np.float64).cumsum(0).cumsum(1)
+    table = cv2.integral(values.view(np.uint8) if values.dtype == bool else values, sdepth=cv2.CV_64F)
     right, bottom = x + width, y + height
     total = _integral(table, right, bottom) - _integral(table, x, bottom)
     total += _integral(table, x, y) - _integral(table, right, y)
