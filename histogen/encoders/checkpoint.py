@@ -77,7 +77,19 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not state:
         raise EncoderError(f"'{path}' holds no tensors by name; give a file of weights")
     stripped = {_strip(key): value for key, value in state.items()}
-    return {key: value for key, value in stripped.items() if not HEAD.match(key)}
+    return _with_timm_registers({key: value for key, value in stripped.items() if not HEAD.match(key)})
+
+
+def _with_timm_registers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return DINOv2's weights with registers as timm has them: the class token has its place embedded already."""
+    if "register_tokens" not in weights or "pos_embed" not in weights or "cls_token" not in weights:
+        return weights
+    place = weights["pos_embed"]
+    own = {key: value for key, value in weights.items() if key != "register_tokens"}
+    own["reg_token"] = weights["register_tokens"]
+    own["cls_token"] = weights["cls_token"] + place[:, :1]
+    own["pos_embed"] = place[:, 1:]
+    return own
 
 
 def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> LoadReport:
@@ -93,7 +105,7 @@ def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Load
             and own[key].shape != value.shape
             and value.shape[-1] == own[key].shape[-1]
         ):
-            prefix = int(getattr(model, "num_prefix_tokens", 1))
+            prefix = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 1))
             value = resample_abs_pos_embed(value, model.patch_embed.grid_size, num_prefix_tokens=prefix)  # type: ignore
             resampled.append(key)
         if key in own and own[key].shape == value.shape:
@@ -120,11 +132,14 @@ def vit_arguments(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             "give timm:NAME@FILE to say which model they belong to"
         ) from error
     depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
-    grid = round((tokens - 1) ** 0.5)
+    registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
+    grid = round((tokens if registers else tokens - 1) ** 0.5)
     arguments: dict[str, Any] = {"patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": max(1, dim // 64)}
     arguments["img_size"] = grid * patch
     if "blocks.0.ls1.gamma" in weights:
         arguments["init_values"] = 1e-5
+    if registers:
+        arguments |= {"reg_tokens": registers, "no_embed_class": True}
     return arguments
 
 

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 
 from histogen.encoders.base import Encoder, load_encoder
 from histogen.encoders.checkpoint import load_matching, read_weights, vit_arguments
@@ -115,6 +116,29 @@ def test_load_matching_resamples_the_position_embedding() -> None:
     assert report.complete
     torch.testing.assert_close(small.pos_embed[:, 0], large.pos_embed[:, 0])
     assert vit_arguments(large.state_dict()) == {**TINY, "img_size": 64}
+
+
+@pytest.mark.parametrize("img_size", [32, 64])
+def test_registers_of_dinov2_are_read_as_timm_reads_them(tmp_path: Path, img_size: int) -> None:
+    """Oracle: timm's own conversion of DINOv2's checkpoints, into a model of the same or of another image size."""
+    torch.manual_seed(0)
+    plain = build_vit("vit_small_patch16_224", {**TINY, "img_size": 32, "init_values": 1e-5}).state_dict()
+    state = {key: torch.randn_like(value) * 0.1 for key, value in plain.items()}
+    state |= {"register_tokens": torch.randn(1, 4, TINY["embed_dim"]), "mask_token": torch.zeros(1, TINY["embed_dim"])}
+    torch.save(state, tmp_path / "reg4.pth")
+    arguments = {**TINY, "init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True}
+    expected, ours = (build_vit("vit_small_patch16_224", {**arguments, "img_size": img_size}) for _ in range(2))
+    expected.load_state_dict(checkpoint_filter_fn(dict(state), expected))
+    report = load_matching(ours, read_weights(tmp_path / "reg4.pth"))
+    assert report.complete
+    assert report.resampled == (("pos_embed",) if img_size == 64 else ())
+    pixels = torch.randn(2, 3, img_size, img_size)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(pixels), expected.eval()(pixels))
+        if img_size == 32:
+            encoder = load_encoder(tmp_path / "reg4.pth")
+            torch.testing.assert_close(encoder.backbone(pixels), expected(pixels))
+            assert encoder.card.image_px == 32
 
 
 def test_timm_name_with_a_file(tmp_path: Path) -> None:
