@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from histogen.compute.run import UnitFailure, _guarded, run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, SlideError
 
+MEETING = threading.Barrier(2)
 HERE = str(Path(__file__).resolve().parent)
 
 
@@ -54,13 +56,30 @@ def die_once(unit: Number) -> dict[str, bool]:
     return {"tried_before": mark.exists()}
 
 
+def meet(unit: Number) -> dict[str, bool]:
+    return {"first": MEETING.wait(timeout=20) == 0}
+
+
+@dataclass
+class InterruptingBar:
+    """A progress bar during which the user presses Ctrl-C as soon as it moves."""
+
+    advance: Callable[[int], None]
+
+    def __enter__(self) -> InterruptingBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
 def die_always(unit: Number) -> None:
     if unit.value == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def report_environment(unit: Number) -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")}
 
 
 @pytest.fixture
@@ -77,11 +96,12 @@ def here() -> object:
     return importlib.import_module("test_run")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "threads"), [(0, 1), (0, 3), (2, 1), (1, 2)])
 @pytest.mark.usefixtures("_importable_by_workers")
-def test_results_come_in_order_and_failures_are_sentences(workers: int) -> None:
+def test_results_come_in_order_and_failures_are_sentences(workers: int, threads: int) -> None:
     units = [here().Number(n) for n in range(9)]
-    report = run_units(partial(here().square, bias=1), units, compute=Compute(workers), description="squares")
+    compute = Compute(workers, threads=threads)
+    report = run_units(partial(here().square, bias=1), units, compute=compute, description="squares")
     assert [(key, result["square"]) for key, result in report.results] == [
         (f"n{n}", n * n + 1) for n in range(9) if n not in (3, 4)
     ]
@@ -92,6 +112,35 @@ def test_results_come_in_order_and_failures_are_sentences(workers: int) -> None:
     pids = {result["pid"] for _, result in report.results}
     assert (os.getpid() in pids) == (workers == 0)
     assert "OMP_NUM_THREADS" not in os.environ or workers == 0 or os.environ["OMP_NUM_THREADS"] != "unset"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.usefixtures("_importable_by_workers")
+def test_threads_work_at_the_same_time(workers: int) -> None:
+    """Two units that wait for each other end, in a process of two threads."""
+    units = [here().Number(n) for n in range(2)]
+    report = run_units(here().meet, units, compute=Compute(workers, threads=2), description="meeting")
+    assert report.failures == ()
+    assert {result["first"] for _, result in report.results} == {True, False}
+
+
+def test_an_interrupt_leaves_what_has_not_started_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first result is taken while two more units run; seventeen are never begun."""
+    begun: list[int] = []
+
+    def work(unit: Number) -> dict[str, int]:
+        begun.append(unit.value)
+        time.sleep(0 if unit.value == 0 else 0.3)
+        return {}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("histogen.compute.run.progress_bar", lambda *_, **__: InterruptingBar(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_units(work, [Number(n) for n in range(20)], compute=Compute(threads=2), description="interrupted")
+    assert sorted(begun) == list(range(len(begun)))
+    assert len(begun) <= 4
 
 
 @pytest.mark.usefixtures("_importable_by_workers")
@@ -115,12 +164,14 @@ def test_a_unit_that_kills_every_worker_is_given_up_and_the_others_are_done() ->
 
 @pytest.mark.usefixtures("_importable_by_workers")
 def test_the_environment_of_this_process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     report = run_units(
         here().report_environment, [here().Number(0)], compute=Compute(1, device="cpu"), description="env"
     )
     assert report.results[0][1]["OMP_NUM_THREADS"] == str(os.cpu_count())
+    assert report.results[0][1]["MALLOC_TRIM_THRESHOLD_"] is None  # Dask's own costs a quarter of a worker's time
     assert dict(os.environ) == before
 
 
