@@ -60,7 +60,7 @@ def execute(
     """Build the config, run the stage, print its summary and failures, and exit with its code."""
     from histogen.config import load_config
 
-    given = {key: value for key, value in flags.items() if value not in (None, False, [])}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False and value != []}
     config = load_config(config_class, file=file, overrides=overrides or (), flags=given)
     finish(run(config))
 

@@ -1,10 +1,12 @@
 """The application: its commands and the one error boundary.
 
-Exit codes: 0 all done, 1 some units failed (each with its sentence), 2 the user can mend it (one line, no traceback).
+Exit codes: 0 all done, 1 some units failed (each with its sentence), 2 the user can mend it (one line, no traceback),
+130 interrupted.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -31,6 +33,10 @@ from . import (
     train_autoencoder,
     train_eldm,
 )
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 app = typer.Typer(
     name="histogen",
@@ -86,6 +92,14 @@ def main() -> None:
     except HistogenError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; run the same command with --resume to go on\n")
-        sys.exit(130)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        sys.stderr.write(f"error: cannot write ({error}); make room, and run the same command with --resume\n")
+        sys.exit(2)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            sys.stderr.write("stopped; what is done is kept: run the same command again, with --resume if it has it\n")
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)  # threads that still work on a shard are not waited for: files are whole or absent
+        raise

@@ -16,7 +16,7 @@ from histogen.errors import ConfigError
 class Settings(BaseModel):
     """Base of every config: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class StageConfig(Settings):
@@ -146,8 +146,18 @@ def _sentence(cls: type[BaseModel], error: ValidationError, file: Path | None) -
         return f"unknown key '{path}'{where}; {hint}"
     if first["type"] == "missing":
         return f"'{path}' is not given{where}; add it with --set {path}=… or in the config"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"'{path}' cannot be {first.get('input')!r}{where}: {message[0].lower()}{message[1:]}"
+    if first["type"] == "value_error":  # of a validator over several keys: it names them
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{path + ': ' if path else ''}{message}{where}"
+    field = str(first["loc"][0])
+    same = [other for other in error.errors() if str(other["loc"][0]) == field]
+    if len(same) > 1 and all(
+        repr(other["input"]) == repr(first["input"]) for other in same
+    ):  # one value, of none of several types
+        path = field
+    said = list(dict.fromkeys(other["msg"][0].lower() + other["msg"][1:] for other in same if path == field))
+    message = " or ".join(said) or first["msg"][0].lower() + first["msg"][1:]
+    return f"'{path}' cannot be {first.get('input')!r}{where}: {message}"
 
 
 def _known_keys(cls: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:

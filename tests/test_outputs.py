@@ -64,7 +64,7 @@ def test_a_setting_that_is_new_counts_as_its_default(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"seed": 1}, "seed: 0 -> 1"),
-        ({"command": "other"}, "command: toy -> other"),
+        ({"command": "other"}, "is an output of toy, not of other"),
         ({"inputs": "b"}, "tiles: a -> b"),
     ],
 )

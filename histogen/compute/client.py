@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -70,13 +72,13 @@ class InProcess:
             for position, argument in enumerate(arguments):
                 yield position, function(argument)
             return
-        with ThreadPoolExecutor(self.threads) as pool:
-            positions = {pool.submit(function, argument): at for at, argument in enumerate(arguments)}
-            try:
-                for future in as_completed(positions):
-                    yield positions[future], future.result()
-            finally:  # interrupted: what has not started is not wanted any more
-                pool.shutdown(cancel_futures=True)
+        pool = ThreadPoolExecutor(self.threads)
+        positions = {pool.submit(function, argument): at for at, argument in enumerate(arguments)}
+        try:
+            for future in as_completed(positions):
+                yield positions[future], future.result()
+        finally:  # interrupted: what has not started is not wanted any more, and what has is not waited for
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 class OnDask:
@@ -219,10 +221,11 @@ class Compute:
             return SpecCluster(specs, scheduler={"cls": Scheduler, "options": head}, silence_logs=QUIET)
 
         try:
-            try:
-                cluster = start()
-            except (RuntimeError, OSError, TimeoutError):  # a worker may be killed while it starts, too
-                cluster = start()
+            with _deaf_children():
+                try:
+                    cluster = start()
+                except (RuntimeError, OSError, TimeoutError):  # a worker may be killed while it starts, too
+                    cluster = start()
         except (RuntimeError, OSError, TimeoutError) as error:
             raise ComputeError(
                 f"{self.workers} local Dask workers did not start ({error}); try again, or fewer --workers"
@@ -293,6 +296,19 @@ def _quiet_dask() -> Iterator[None]:
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update(environment)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C, which a terminal sends to them too: their parent ends them, in silence."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def worker_environments(workers: int, device: str, gpus: int) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from histogen.errors import ConfigError
-from histogen.pipelines.outputs import CONFIG_NAME, read_run, records_folder
+from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_run, records_folder
 from histogen.store.checks import damaged_shards, first_copies
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES
@@ -28,18 +28,20 @@ MAX_CATEGORIES = 12
 MAX_COPIES = 20
 
 
-def describe(path: Path, *, check: bool = False) -> str:
-    """Return a readable description of ``path``, plain text; ``check`` reads every tile's bytes and judges them.
+def describe(path: Path, *, check: bool = False) -> Outcome:
+    """Return a readable description of ``path``, plain text; ``check`` reads every tile's bytes, damage is a failure.
 
     Raises:
         ConfigError: it does not exist.
         HistogenError: it is a store or a slide that cannot be opened.
     """
     buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, highlight=False, no_color=True).print(
-        Group(*_parts(path), *(_checks(path) if check else ()))
-    )
-    return buffer.getvalue().rstrip()
+    parts = list(_parts(path))
+    damaged = tuple(s for store in find_stores(path) for s in damaged_shards(TileStore.open_(store))) if check else ()
+    if check and not damaged:
+        parts += _copies(path)
+    Console(file=buffer, width=WIDTH, highlight=False, no_color=True).print(Group(*parts))
+    return Outcome(path, buffer.getvalue().rstrip(), damaged)
 
 
 def _parts(path: Path) -> Iterable[RenderableType]:
@@ -128,13 +130,7 @@ def _row_state(store: TileStore, path: str) -> str:
     return f"{name} ({store.num_shards - missing} of {store.num_shards} shards)" if missing else name
 
 
-def _checks(path: Path) -> Iterable[RenderableType]:
-    stores = [TileStore.open_(store) for store in find_stores(path)]
-    damaged = [sentence for store in stores for sentence in damaged_shards(store)]
-    for sentence in damaged:
-        yield Text(f"damaged: {sentence}")
-    if damaged:
-        return
+def _copies(path: Path) -> Iterable[RenderableType]:
     tiles = TileSet.open_(path, allow_partial=True)
     first = first_copies(tiles)
     copies = np.flatnonzero(first != np.arange(len(tiles)))

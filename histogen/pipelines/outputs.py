@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,23 @@ class Outcome:
         return 1 if self.failures else 0
 
 
-def claim_output(config: StageConfig, *, command: str, inputs: Mapping[str, str] | None = None) -> Path:
+def claim_output(
+    config: StageConfig,
+    *,
+    command: str,
+    inputs: Mapping[str, str] | None = None,
+    located: Collection[str] = (),
+    is_used: Callable[[str], bool] = lambda _: True,
+) -> Path:
     """Make ``config.out`` the output of ``command`` with these settings, and return it.
 
-    ``inputs`` maps the name of each input to its content hash; a resumed stage must have the same ones.
+    ``inputs`` maps the name of each input to its content hash; a resumed stage must have the same ones, but for those
+    that ``is_used`` says nothing is made from yet: they may come, go and change. ``located`` are settings that only
+    say where inputs are.
 
     Raises:
         OutputExistsError: it exists and neither resume nor overwrite is set; nothing was touched.
-        ConfigError: resume, but the settings or inputs differ from the recorded ones.
+        ConfigError: resume, but the settings or inputs differ from the recorded ones; or it cannot be written.
     """
     out = config.out
     record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
@@ -59,13 +68,18 @@ def claim_output(config: StageConfig, *, command: str, inputs: Mapping[str, str]
         if config.overwrite:
             _delete_own(out)
         elif config.resume:
-            _check_same(out, config, record)
+            _check_same(out, config, record, located, is_used)
+            run = {**read_run(out), "inputs": record["inputs"]}
+            write_atomic(records_folder(out) / RUN_NAME, json.dumps(run, indent=1))
             return out
         else:
             raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(records_folder(out) / RUN_NAME, json.dumps(record, indent=1))
-    write_atomic(records_folder(out) / CONFIG_NAME, dump_config(config))  # last: it is what makes the claim
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(records_folder(out) / RUN_NAME, json.dumps(record, indent=1))
+        write_atomic(records_folder(out) / CONFIG_NAME, dump_config(config))  # last: it is what makes the claim
+    except OSError as error:
+        raise ConfigError(f"output '{out}' cannot be written ({error.strerror}); choose another --out") from error
     return out
 
 
@@ -109,14 +123,28 @@ def _is_unclaimed(out: Path) -> bool:
     return all(path.name == RUN_NAME or is_temporary(path) for path in files)
 
 
-def _check_same(out: Path, config: StageConfig, record: Mapping[str, Any]) -> None:
+def _check_same(
+    out: Path,
+    config: StageConfig,
+    record: Mapping[str, Any],
+    located: Collection[str],
+    is_used: Callable[[str], bool],
+) -> None:
     if not is_claimed(out):
         raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
-    changes = changed_keys(_recorded_settings(out, config), config.model_dump(mode="json"))
     previous = read_run(out)
     if previous.get("command") not in (None, record["command"]):
-        changes.insert(0, f"command: {previous['command']} -> {record['command']}")
-    changes += changed_keys({"inputs": previous.get("inputs", {})}, {"inputs": record["inputs"]})
+        made_by = f"is an output of {previous['command']}, not of {record['command']}"
+        raise ConfigError(f"'{out}' {made_by}; choose another --out")
+    old, new = (
+        {key: value for key, value in settings.items() if key not in located}
+        for settings in (_recorded_settings(out, config), config.model_dump(mode="json"))
+    )
+    before, now = (
+        {"inputs": {key: value for key, value in inputs.items() if is_used(key)}}
+        for inputs in (previous.get("inputs", {}), record["inputs"])
+    )
+    changes = changed_keys(old, new) + changed_keys(before, now)
     if changes:
         raise ConfigError(
             f"cannot resume '{out}': {'; '.join(changes)}; use the recorded settings, another --out, or --overwrite"

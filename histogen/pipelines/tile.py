@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import ExitStack
 
 from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
+from histogen.errors import ConfigError
 from histogen.files import remove_temporaries, write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.tile_config import TileConfig
-from histogen.pipelines.tile_work import COMMAND, PlanUnit, ShardUnit, cut_shard, plan, store_paths, write_geojson
+from histogen.pipelines.tile_work import (
+    COMMAND,
+    PlanUnit,
+    ShardUnit,
+    cut_shard,
+    files_beside,
+    plan,
+    store_paths,
+    write_geojson,
+)
 from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
 from histogen.slides.find import SlideSource, find_slides, fingerprint
 from histogen.store.tile_store import TileStore
+from histogen.tiles.stain import build_normaliser
 
+LOCATED = frozenset({"slides", "annotations", "roi", "positions"})
+"""Settings that say where inputs are: resume compares what is there."""
 REPORT_NAME = "report.json"
 PAGE_NAME = "report.html"
 
@@ -28,8 +42,12 @@ def run(config: TileConfig) -> Outcome:
         ConfigError, ManifestError, OutputExistsError: the inputs, the settings or the output cannot be used.
     """
     sources = find_slides(config.slides)
+    _check_files(config)
     prints = {source.slide_id: _fingerprint(source) for source in sources}
-    out = claim_output(config, command=COMMAND, inputs=prints)
+    out = claim_output(
+        config, command=COMMAND, inputs={**prints, **_stated(config, sources)}, located=LOCATED,
+        is_used=lambda name: any((path / "zarr.json").exists() for path in store_paths(config, name.partition("/")[0])),
+    )  # fmt: skip
     remove_temporaries(out)
     units = _plan_units(config, sources, prints)
     with ExitStack() as stack:
@@ -53,6 +71,26 @@ def run(config: TileConfig) -> Outcome:
     if not cut.failures:
         finish_output(out, tiles=report["tiles"], failures=len(sentences))
     return Outcome(config.out, _summary(config, rows, cut.seconds), sentences, {"tiles": report["tiles"]})
+
+
+def _check_files(config: TileConfig) -> None:
+    """Refuse, before anything is made, files in the settings that are not there or cannot be used."""
+    for name, path in (("annotations", config.annotations), ("roi", config.roi), ("positions", config.positions),
+                       ("stain.target", config.stain.target)):  # fmt: skip
+        if path is not None and not path.exists():
+            raise ConfigError(f"{name} '{path}' does not exist; check the path")
+    build_normaliser(config.stain)
+
+
+def _stated(config: TileConfig, sources: list[SlideSource]) -> dict[str, str]:
+    """Return what is stated about each slide beside its file: by the manifest, and by files (their hashes)."""
+    stated: dict[str, str] = {}
+    for source in sources:
+        values = {key: getattr(source, key) for key in ("mpp", "label", "split", "group")}
+        files = files_beside(config, source)
+        values |= {key: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for key, path in files.items()}
+        stated |= {f"{source.slide_id}/{key}": str(value) for key, value in values.items() if value is not None}
+    return stated
 
 
 def _fingerprint(source: SlideSource) -> str:
@@ -94,7 +132,8 @@ def _shard_units(config: TileConfig, sources: list[SlideSource]) -> tuple[list[S
 
 
 def _summary(config: TileConfig, rows: list[SlideRow], seconds: float) -> str:
-    failed = sum(bool(row.failures) for row in rows)
+    failed = len({row.slide_id for row in rows if row.failures})
+    whole = len({row.slide_id for row in rows}) - failed
     tiles = sum(row.tiles for row in rows)
-    text = f"{config.out}: {tiles:,} tiles of {len(rows) - failed} slides in {seconds:.1f} s"
+    text = f"{config.out}: {tiles:,} tiles of {whole} slides in {seconds:.1f} s"
     return f"{text}; {failed} slides have failures, see {config.out / REPORT_NAME}" if failed else text

@@ -72,6 +72,8 @@ class TileConfig(BulkConfig):
         for mpp in self.mpps:
             if isinstance(mpp, float) and mpp <= 0:
                 raise ValueError(f"mpp {mpp} is not above zero")
+        if len(set(self.mpps)) < len(self.mpps):
+            raise ValueError(f"mpp {self.mpp} has a resolution twice")
         if not self.mpps:
             raise ValueError("mpp is an empty list; give one resolution at least")
         if self.positions is not None and (

@@ -37,6 +37,8 @@ from histogen.tiles.stain import build_normaliser, stain_statistics
 
 COMMAND = "tile"
 SCORES = ("focus", "blank")
+AREAS, PLACES = (".geojson", ".db"), (".h5", "_patches.h5")
+"""How the names of the files end that lie beside others, one per slide."""
 PLACE_KEYS = frozenset({"slides", "annotations", "roi", "positions", "mpp", "geojson"})
 """Keys of the config that a store does not keep: paths, and what it states otherwise."""
 
@@ -85,9 +87,15 @@ def plan(unit: PlanUnit) -> dict[str, Any]:
     """Plan one slide and make its stores, all metadata and columns, no tiles yet. The thumbnail is written first."""
     slide = open_planned(unit)
     try:
+        failed = []
         for mpp, path in zip(unit.config.mpps, store_paths(unit.config, unit.source.slide_id), strict=True):
-            if not (path / "zarr.json").exists():
-                _plan_one(unit, slide, build_grid(slide, unit.config, mpp), path)
+            try:
+                if not (path / "zarr.json").exists():
+                    _plan_one(unit, slide, build_grid(slide, unit.config, mpp), path)
+            except SlideError as error:
+                failed.append(str(error) if len(unit.config.mpps) == 1 else f"at {mpp} mpp: {error}")
+        if failed:
+            raise SlideError("; ".join(failed))
     finally:
         slide.close()
     return {}
@@ -119,7 +127,7 @@ def plan_tiles(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> SlidePlan:
         SlideError: none is, or the slide or its region of interest cannot be read.
     """
     config = unit.config
-    areas = _beside(unit.source, config.roi, (".geojson", ".db"))
+    areas = _beside(unit.source, config.roi, AREAS)
     if config.roi is not None and areas is None:
         raise SlideError(f"slide '{unit.source.slide_id}' has no region of interest in '{config.roi}'; add its GeoJSON")
     roi = None
@@ -144,12 +152,20 @@ def _read_places(unit: PlanUnit, grid: Grid) -> np.ndarray | None:
         return None
     from histogen.store.export_hdf5 import read_places
 
-    file = _beside(unit.source, unit.config.positions, (".h5", "_patches.h5"))
+    file = _beside(unit.source, unit.config.positions, PLACES)
     if file is None:
         raise SlideError(
             f"slide '{unit.source.slide_id}' has no positions in '{unit.config.positions}'; add its HDF5 file"
         )
     places, side = read_places(file)
+    outside = (places < 0).any(axis=1) | (places >= (grid.slide_extent.width, grid.slide_extent.height)).any(axis=1)
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        extent = f"{grid.slide_extent.width} x {grid.slide_extent.height} px"
+        raise SlideError(
+            f"'{file}' has {int(outside.sum())} tiles outside of slide '{unit.source.slide_id}' ({extent}), the "
+            f"first in row {row} at {places[row].tolist()}; give the file of this slide"
+        )
     if side is not None and abs(side / grid.size_l0[0] - 1) > 0.01:
         raise SlideError(
             f"'{file}' lists tiles of {side:g} px of level 0, {grid.tile_px} px at {grid.mpp:g} mpp are "
@@ -229,7 +245,7 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
     if unit.config.stain.statistics:
         columns["stain_vectors"] = np.full((count, 6), np.nan, np.float32)
         columns["stain_strengths"] = np.full((count, 2), np.nan, np.float32)
-    annotations = unit.source.annotations or _beside(unit.source, unit.config.annotations, (".geojson", ".db"))
+    annotations = unit.source.annotations or _beside(unit.source, unit.config.annotations, AREAS)
     if annotations is not None:
         from histogen.tiles.annotations import label_tiles, read_annotations
 
@@ -245,6 +261,17 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
     if unit.groups:
         columns["group"] = Column.categorical([unit.source.group] * count, unit.groups, dtype="int32")
     return columns
+
+
+def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
+    """Return the files, by setting, that say something of a slide."""
+    found = {
+        "annotations": source.annotations or _beside(source, config.annotations, AREAS),
+        "roi": _beside(source, config.roi, AREAS),
+        "positions": _beside(source, config.positions, PLACES),
+        "stain.target": config.stain.target,
+    }
+    return {key: path for key, path in found.items() if path is not None and path.is_file()}
 
 
 def _beside(source: SlideSource, where: Path | None, suffixes: Iterable[str]) -> Path | None:

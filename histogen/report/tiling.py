@@ -64,7 +64,7 @@ class SlideRow:
     vendor: str = ""
     reader: str = ""
     loss_db: float | None = None
-    """Peak signal to noise ratio of the encoding, on every 256th tile."""
+    """Peak signal to noise ratio of the encoding, on a sample of the tiles."""
     failures: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def slide_rows(
     """
     rows = []
     for slide_id, path, stores in slides:
+        made = [store for store in stores if slide_id not in failures or (store / "zarr.json").exists()]
+        rows += [_row(slide_id, path, store, shard_failures) for store in made]
         if slide_id in failures:
             rows.append(SlideRow(slide_id, str(path), "", failures=[failures[slide_id]]))
-            continue
-        rows += [_row(slide_id, path, store, shard_failures) for store in stores]
     return rows
 
 

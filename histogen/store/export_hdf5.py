@@ -63,7 +63,10 @@ def read_places(file: Path) -> tuple[NDArray[np.int64], float | None]:
     if coords.ndim == 3 and coords.shape[0] == 1:  # some writers keep a batch axis
         coords = coords[0]
     if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords):
-        raise StoreError(f"'{file}' has coords {coords.shape}, not [N, 2] of at least one tile")
+        raise StoreError(f"'{file}' has coords {coords.shape}, not [N, 2] of at least one tile; give another file")
+    if not np.isfinite(coords).all():
+        row = int(np.flatnonzero(~np.isfinite(coords).all(axis=1))[0])
+        raise StoreError(f"'{file}' has coords {coords[row].tolist()} in row {row}; give numbers")
     if "patch_size_level0" in said:
         side = float(said["patch_size_level0"])
     elif said.get("patch_level") == 0 and "patch_size" in said:

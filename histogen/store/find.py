@@ -32,6 +32,8 @@ def _stores_of(path: Path) -> Iterable[Path]:
         return read_store_manifest(path)
     if (path / "zarr.json").exists():
         return [path]
+    if path.is_file():
+        raise StoreError(f"'{path}' is a file, not a tile store; give a store, a folder of stores or a manifest (.csv)")
     if not path.is_dir():
         raise StoreError(f"'{path}' does not exist; check the path")
     stores = sorted(_stores_in(path))

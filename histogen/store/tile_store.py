@@ -273,8 +273,10 @@ class TileStore:
         self.ledger.commit(stage, shard, note)
 
     def missing_shards(self, stage: str = TILES) -> list[int]:
-        """Return the shards of ``stage`` that have no note yet; a listing, nothing is opened."""
+        """Return the shards of ``stage`` that have no note yet, or of tiles no file any more; nothing is opened."""
         done = self.ledger.done(stage)
+        if stage == TILES:
+            done = {shard for shard in done if layout.chunk_path(self.path / TILES, shard, 4).exists()}
         return [shard for shard in range(self.num_shards) if shard not in done]
 
     def is_complete(self, stage: str = TILES) -> bool:

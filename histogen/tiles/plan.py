@@ -77,16 +77,27 @@ def plan_slide(
     x_l0, y_l0 = grid.positions_l0(columns, rows)
     fraction = mask.fractions(x_l0, y_l0, grid.size_l0)
     pen = mask.pen_fractions(x_l0, y_l0, grid.size_l0)
-    keep = (fraction >= min_tissue_fraction) & (pen <= max_pen_fraction) | (places is not None)
-    if roi is not None:
+    enough = (fraction >= min_tissue_fraction) | (places is not None)
+    keep = enough & (pen <= max_pen_fraction) | (places is not None)
+    if enough.any() and not keep.any():
+        raise SlideError(
+            f"slide '{slide.slide_id}' has ink in all of its {enough.sum()} tiles with enough tissue; set "
+            "tissue.remove_pen=false if it is not ink, or raise max_pen_fraction"
+        )
+    if roi is not None and keep.any():
         from histogen.tiles.annotations import roi_shares
 
         keep[keep] = roi_shares(roi, x_l0[keep], y_l0[keep], grid.size_l0) >= MIN_ROI_SHARE
+        if not keep.any():
+            raise SlideError(
+                f"slide '{slide.slide_id}' has no tile with enough tissue of which half is in the region of interest; "
+                "draw it larger, in level-0 pixels of this slide"
+            )
     if not keep.any():
         raise SlideError(
             f"slide '{slide.slide_id}' has no tile with {min_tissue_fraction:.0%} of tissue "
             f"(method {tissue.method}; the best of {len(columns)} tiles has {fraction.max():.0%}); "
-            "try tissue.faint=true, another tissue.method, a lower min_tissue_fraction, or a larger roi"
+            "try tissue.faint=true, another tissue.method, or a lower min_tissue_fraction"
         )
     return SlidePlan(grid, columns[keep], rows[keep], fraction[keep], pen[keep], mask, overview)
 

@@ -29,7 +29,7 @@ def passthrough_level(slide: Slide, grid: Grid) -> int:
     """
     name = f"slide '{slide.slide_id}'"
     if not isinstance(slide, NativeSlide):
-        raise SlideError(f"{name} is read through {type(slide).__name__}, which gives no stored tiles; use codec=jpeg")
+        raise SlideError(f"{name} is not a plain tiled TIFF or SVS, whose stored tiles can be copied; use codec=jpeg")
     scale = grid.pixel_l0[0]
     for index, level in enumerate(slide.tiff_levels):
         near = abs(level.downsample / scale - 1) < SAME and abs(level.downsample / grid.pixel_l0[1] - 1) < SAME
@@ -114,15 +114,21 @@ def source_encoding(slide: Slide, grid: Grid) -> SourceEncoding:
 
     level = _level_read(slide, grid)
     if level is None or level.codec != "jpeg" or level.subsampling not in PILLOW_NAMES:
-        kind = f"{level.codec} {level.subsampling or ''}".strip() if level else "no stored tiles that can be read"
+        has = f"stores {level.codec} {level.subsampling or ''}".strip() if level else "gives no stored tiles"
         raise SlideError(
-            f"slide '{slide.slide_id}' has {kind}, not JPEG that can be written again; set jpeg.level to a number"
+            f"slide '{slide.slide_id}' {has}, so that its encoding cannot be taken over; set jpeg.level to a number"
         )
     assert isinstance(slide, NativeSlide)
     payload = slide.read_payload(slide.tiff_levels.index(level), len(level.offsets) // 2)
-    with Image.open(io.BytesIO(complete_jpeg(payload, passthrough_settings(level)))) as image:
-        assert isinstance(image, JpegImageFile)
-        return SourceEncoding(image.quantization, level.subsampling, level.colorspace == "RGB")
+    try:
+        with Image.open(io.BytesIO(complete_jpeg(payload, passthrough_settings(level)))) as image:
+            assert isinstance(image, JpegImageFile)
+            return SourceEncoding(image.quantization, level.subsampling, level.colorspace == "RGB")
+    except OSError as error:
+        raise SlideError(
+            f"slide '{slide.slide_id}' has a damaged tile in its middle, whose tables cannot be read; copy the slide "
+            "again, or set jpeg.level to a number"
+        ) from error
 
 
 def source_subsampling(slide: Slide, grid: Grid) -> str:

@@ -14,7 +14,8 @@ class TissueSettings(Settings):
     """How tissue is found on an overview of the slide. Defaults were chosen on drawn and on real H&E slides."""
 
     method: Literal["optical_density", "otsu", "saturation", "none"] = "optical_density"
-    """What tells tissue from glass: summed optical density, grey level, or saturation; ``none`` keeps every tile."""
+    """What tells tissue from glass: summed optical density, grey level, or saturation; ``none`` keeps every tile,
+    and looks for no ink."""
     mpp: float = Field(default=8.0, gt=0)
     """Microns per pixel of the overview; coarser when the slide is."""
     faint: bool = False

@@ -40,7 +40,10 @@ def _fitted(method: str, target: Path) -> Any:
     if image is None:
         raise ConfigError(f"stain.target '{target}' cannot be read as an image; give a PNG or JPEG of tissue")
     normaliser = get_normalizer(method)
-    normaliser.fit(np.ascontiguousarray(image[..., ::-1]))
+    try:
+        normaliser.fit(np.ascontiguousarray(image[..., ::-1]))
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise ConfigError(f"stain.target '{target}' has too little stained tissue ({error}); give another") from error
     return normaliser
 
 

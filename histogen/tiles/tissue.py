@@ -59,9 +59,10 @@ def find_tissue(overview: np.ndarray, mpp: float, slide_extent: Extent, settings
     """Find tissue on ``overview``, uint8 RGB [h, w, 3] of the whole slide at ``mpp`` microns per pixel."""
     height, width = overview.shape[:2]
     pixel_l0 = (slide_extent.width / width, slide_extent.height / height)
-    pen = find_pen(overview, mpp, settings) if settings.remove_pen else np.zeros((height, width), bool)
+    nothing = np.zeros((height, width), bool)
     if settings.method == "none":
-        return TissueMask(~pen, pen, pixel_l0)
+        return TissueMask(~nothing, nothing, pixel_l0)
+    pen = find_pen(overview, mpp, settings) if settings.remove_pen else nothing
     black = overview.max(-1) < 12
     mask = {"optical_density": _by_density, "otsu": _by_grey, "saturation": _by_saturation}[settings.method](
         overview, ~(pen | black), settings.faint, mpp

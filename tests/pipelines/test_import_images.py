@@ -248,11 +248,11 @@ def test_killed_and_resumed_it_makes_the_same_bytes(folder: Path, tmp_path: Path
 @pytest.mark.usefixtures("small_shards")
 def test_inspect_says_what_is_in_the_store(folder: Path, tmp_path: Path) -> None:
     imported(folder, tmp_path / "s.zarr")
-    text = describe(tmp_path / "s.zarr")
+    text = describe(tmp_path / "s.zarr").summary
     for part in ("import-images", "complete", "10 of 32 px", "3 of 3 done", "cat 4, dog 6", "level 90"):
         assert part in text
     imported(folder, tmp_path / "t.zarr")
-    assert "2 tile stores, 20 tiles" in describe(tmp_path)
+    assert "2 tile stores, 20 tiles" in describe(tmp_path).summary
     (tmp_path / "empty").mkdir()
     for path, message in [(tmp_path / "none", "does not exist"), (tmp_path / "empty", "without a run or a tile store")]:
         with pytest.raises(ConfigError, match=message):

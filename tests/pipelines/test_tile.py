@@ -309,7 +309,7 @@ def write_own_tiles(path: Path, pixels: np.ndarray, *, abbreviated: bool) -> Non
     [
         ({"tile_px": 64}, "stores tiles of 256 x 256 px; use tile_px=256"),
         ({"tile_px": 256, "mpp": 0.6}, "has levels of 0.5, 2 mpp, none of 0.6; use mpp=native"),
-        ({"tile_px": 256, "reader": "openslide"}, "gives no stored tiles; use codec=jpeg"),
+        ({"tile_px": 256, "reader": "openslide"}, "whose stored tiles can be copied; use codec=jpeg"),
     ],
 )
 def test_passthrough_that_does_not_fit_says_what_would(

@@ -31,7 +31,7 @@ def test_copies_are_found_within_and_across_stores(tmp_path: Path) -> None:
     tiles = TileSet.open_(tmp_path)
     assert tiles.ids() == ["a:0", "a:1", "a:3", "a:4", "b:0", "b:1", "b:2"]
     np.testing.assert_array_equal(first_copies(tiles), [0, 1, 0, 3, 4, 1, 4])
-    text = describe(tmp_path, check=True)
+    text = describe(tmp_path, check=True).summary
     assert "3 of 7 tiles are copies" in text
     assert "b:1 is the same as a:1" in text
 
@@ -43,7 +43,12 @@ def test_damage_is_named(tmp_path: Path) -> None:
     data = bytearray(file.read_bytes())
     data[30] ^= 1
     file.write_bytes(data)
-    assert damaged_shards(store) == [f"shard '{file}' differs from its note; delete both and resume"]
-    assert "damaged: shard" in describe(store.path, check=True)
+    assert damaged_shards(store) == [
+        f"shard '{file}' differs from its note; delete it and run what made it with --resume"
+    ]
+    found = describe(store.path, check=True)
+    assert (found.exit_code, list(found.failures)) == (1, damaged_shards(store))
+    assert store.is_complete()
     file.unlink()
     assert "is missing" in damaged_shards(store)[0]
+    assert store.missing_shards() == [0]
