@@ -59,7 +59,10 @@ def execute(
 ) -> None:
     """Build the config, run the stage, print its summary and failures, and exit with its code."""
     from histogen.config import load_config
+    from histogen.errors import ConfigError
 
+    if flags.get("resume") and flags.get("overwrite"):
+        raise ConfigError("--resume and --overwrite were both given; --overwrite would delete what --resume continues")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != []}
     config = load_config(config_class, file=file, overrides=overrides or (), flags=given)
     finish(run(config))

@@ -17,7 +17,9 @@ def command(
         list[Path] | None, typer.Argument(metavar="SLIDES…", help="Slides, folders of slides, or manifests.")
     ] = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels. (default: 256)")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the tiles. (default: 0.5)")] = None,
+    mpp: Annotated[
+        str | None, typer.Option(metavar="MPP", help="Microns per pixel of the tiles, or native. (default: 0.5)")
+    ] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between tiles. (default: tile-px)")] = None,
     slide_mpp: Annotated[float | None, typer.Option(help="Resolution of slides that do not state theirs.")] = None,
     config: ConfigFile = None,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from histogen.config import BulkConfig, Settings
 from histogen.tiles.spec import QualitySettings, StainSettings, TissueSettings
@@ -18,7 +18,9 @@ class TileJpegConfig(Settings):
     """libjpeg's quality; an unaligned re-encode at 90 keeps an H&E tile within about 43 dB of its source (measured).
     ``source``: the quantisation tables, colours and subsampling of the slide; nearly lossless (about 60 dB, measured)
     where tile_px and stride_px are multiples of 16 and mpp is the slide's own: the grid lies on the slide's blocks."""
-    subsampling: Literal["source", "420", "422", "444"] = "source"
+    subsampling: Annotated[
+        Literal["source", "420", "422", "444"], BeforeValidator(lambda v: str(v) if isinstance(v, int) else v)
+    ] = "source"  # YAML reads 444 as a number
     """Chroma subsampling. ``source`` is the slide's own where its JPEGs are read directly, else 4:2:0, what most
     scanners write: 4:2:0 of slides that kept their chroma whole costs 6 dB (measured on CMU-1-Small-Region)."""
 

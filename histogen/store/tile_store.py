@@ -151,7 +151,7 @@ class TileStore:
         return note
 
     def read_payload(self, index: int) -> bytes:
-        """Return the JPEG of tile ``index`` as stored.
+        """Return the JPEG of tile ``index`` as stored; see :func:`histogen.store.jpeg.complete_jpeg` for copied ones.
 
         Raises:
             StoreError: out of range, absent, or damaged; IncompleteStoreError when its shard is not there yet.
