@@ -130,7 +130,7 @@ def test_an_interrupt_leaves_what_has_not_started_undone(monkeypatch: pytest.Mon
 
     def work(unit: Number) -> dict[str, int]:
         begun.append(unit.value)
-        time.sleep(0 if unit.value == 0 else 0.3)
+        time.sleep(0 if unit.value == 0 else 1.5)
         return {}
 
     def interrupt(*_: object) -> None:
