@@ -69,8 +69,10 @@ def claim_output(
             _delete_own(out)
         elif config.resume:
             _check_same(out, config, record, located, is_used)
-            run = {**read_run(out), "inputs": record["inputs"]}
-            write_atomic(records_folder(out) / RUN_NAME, json.dumps(run, indent=1))
+            run = read_run(out)
+            if run.get("inputs") != record["inputs"]:  # more to do, though what was there before may be complete
+                run |= {"inputs": record["inputs"], "status": "started"}
+                write_atomic(records_folder(out) / RUN_NAME, json.dumps(run, indent=1))
             return out
         else:
             raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
+from pathlib import Path
 
 from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
@@ -85,12 +86,17 @@ def _check_files(config: TileConfig) -> None:
 def _stated(config: TileConfig, sources: list[SlideSource]) -> dict[str, str]:
     """Return what is stated about each slide beside its file: by the manifest, and by files (their hashes)."""
     stated: dict[str, str] = {}
+    target = config.stain.target and _digest(config.stain.target)
     for source in sources:
         values = {key: getattr(source, key) for key in ("mpp", "label", "split", "group")}
-        files = files_beside(config, source)
-        values |= {key: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for key, path in files.items()}
+        values |= {key: _digest(path) for key, path in files_beside(config, source).items() if path.is_file()}
+        values |= {"stain.target": target}
         stated |= {f"{source.slide_id}/{key}": str(value) for key, value in values.items() if value is not None}
     return stated
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _fingerprint(source: SlideSource) -> str:

@@ -127,7 +127,7 @@ def plan_tiles(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> SlidePlan:
         SlideError: none is, or the slide or its region of interest cannot be read.
     """
     config = unit.config
-    areas = _beside(unit.source, config.roi, AREAS)
+    areas = files_beside(config, unit.source).get("roi")
     if config.roi is not None and areas is None:
         raise SlideError(f"slide '{unit.source.slide_id}' has no region of interest in '{config.roi}'; add its GeoJSON")
     roi = None
@@ -152,7 +152,7 @@ def _read_places(unit: PlanUnit, grid: Grid) -> np.ndarray | None:
         return None
     from histogen.store.export_hdf5 import read_places
 
-    file = _beside(unit.source, unit.config.positions, PLACES)
+    file = files_beside(unit.config, unit.source).get("positions")
     if file is None:
         raise SlideError(
             f"slide '{unit.source.slide_id}' has no positions in '{unit.config.positions}'; add its HDF5 file"
@@ -245,7 +245,7 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
     if unit.config.stain.statistics:
         columns["stain_vectors"] = np.full((count, 6), np.nan, np.float32)
         columns["stain_strengths"] = np.full((count, 2), np.nan, np.float32)
-    annotations = unit.source.annotations or _beside(unit.source, unit.config.annotations, AREAS)
+    annotations = files_beside(unit.config, unit.source).get("annotations")
     if annotations is not None:
         from histogen.tiles.annotations import label_tiles, read_annotations
 
@@ -269,9 +269,8 @@ def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
         "annotations": source.annotations or _beside(source, config.annotations, AREAS),
         "roi": _beside(source, config.roi, AREAS),
         "positions": _beside(source, config.positions, PLACES),
-        "stain.target": config.stain.target,
     }
-    return {key: path for key, path in found.items() if path is not None and path.is_file()}
+    return {key: path for key, path in found.items() if path is not None}
 
 
 def _beside(source: SlideSource, where: Path | None, suffixes: Iterable[str]) -> Path | None:

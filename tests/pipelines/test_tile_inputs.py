@@ -13,7 +13,7 @@ import pytest
 
 from histogen.errors import ConfigError
 from histogen.geometry import Extent
-from histogen.pipelines.outputs import Outcome
+from histogen.pipelines.outputs import Outcome, is_complete
 from histogen.pipelines.tile import TileConfig, run
 from histogen.slides.drawn import draw_slide
 from histogen.store.layout import chunk_path
@@ -62,6 +62,7 @@ def test_a_failed_slide_is_mended_and_a_new_one_added_by_resuming(slide: Path, t
     outcome = tile(tmp_path / "tiles" / ".." / "slides", tmp_path / "tiles", resume=True)
     assert outcome.failures == ()
     assert "3 slides" in outcome.summary
+    assert is_complete(tmp_path / "tiles")
     assert (tmp_path / "tiles" / "a.zarr" / "zarr.json").stat().st_mtime_ns == done
     draw_slide(folder / "b.svs", seed=2, extent=Extent(1500, 1100), region_um=250)
     with pytest.raises(ConfigError, match=r"inputs\.b: "):
