@@ -1,12 +1,13 @@
 """Samplers of one trained E-LDM: network evaluations, CPU time a tile, and fidelity to real tiles.
 
-    python benchmarks/samplers.py TILES --eldm RUN [--num 256] [--encoder E …]
+    python benchmarks/samplers.py TILES --eldm RUN [--num 128] [--repeats 4] [--rows 1 2] [--encoder E …]
 
-Every sampler makes one tile of each of ``--num`` tiles that the run kept out of training, from the same seeds, with the
-same micro-batch. The peer of every row is DDIM with 50 steps and guidance in all of them, in the same run (of a flow
-model Euler's steps, which are DDIM's there). Fidelity is
-the Frechet distance of embeddings by the conditioning encoder (or ``--encoder``) to all held-out tiles, and the mean
-cosine between a tile's embedding and that of its source, after the mean of the held-out tiles is taken off both.
+Every sampler makes ``--repeats`` tiles of each of ``--num`` tiles that the run kept out of training, from the same
+seeds, with the same micro-batch. The peer of every row is DDIM with 50 steps and guidance in all of them, in the same
+run (of a flow model Euler's steps, which are DDIM's there). Fidelity is the Frechet distance of embeddings by the
+conditioning encoder (or ``--encoder``) to all held-out tiles, and the mean cosine between a tile's embedding and that
+of its source, after the mean of the held-out tiles is taken off both. Brackets hold 95 % intervals of the difference
+from the peer, from 200 draws of sources with replacement, the same draws for both.
 """
 
 from __future__ import annotations
@@ -29,17 +30,21 @@ from histogen.pipelines.train_autoencoder import HeldoutSettings, split_heldout
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 
+DRAWS = 200
 FULL = (0.0, 1.0)
 OTHERS = (
     SamplerSettings(),
     SamplerSettings(steps=10),
     SamplerSettings(guidance=1.0),
     SamplerSettings(interval=FULL),
+    SamplerSettings(steps=15, interval=FULL),
     SamplerSettings(guidance=3.0),
     SamplerSettings(name="unipc"),
     SamplerSettings(name="heun", steps=10),
     SamplerSettings(name="ddim", steps=20),
 )
+Fidelity = tuple[tuple[float, NDArray[np.float64]], tuple[float, NDArray[np.float64]]]
+"""The Frechet distance and the mean cosine, each with its values on the draws."""
 
 
 def main() -> None:
@@ -47,8 +52,9 @@ def main() -> None:
     parser.add_argument("tiles", type=Path, nargs="+")
     parser.add_argument("--eldm", type=Path, required=True)
     parser.add_argument("--encoder", default=None)
-    parser.add_argument("--num", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=1 + len(OTHERS))
+    parser.add_argument("--num", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--rows", type=int, nargs="*", help="which of the samplers, from 1, beside the peer; else all")
     options = parser.parse_args()
     print(machine("torch", "diffusers"), f"threads {torch.get_num_threads()}", flush=True)
     recorded = yaml.safe_load((options.eldm / "config.yaml").read_text())
@@ -59,9 +65,12 @@ def main() -> None:
     conditions = torch.from_numpy(tiles.read_rows(f"embeddings/{pipeline.config['encoder_name']}", sources))
     real = embed_images(encoder, tiles.read_tiles(heldout)).astype(np.float64)
     print(
-        f"{len(sources)} tiles from {len(heldout)} held-out ones, seen by {encoder.card.name}; lower Frechet is better"
+        f"{options.repeats} tiles of each of {len(sources)} of {len(heldout)} held-out tiles, seen by "
+        f"{encoder.card.name}; lower Frechet is better"
     )
-    compare(pipeline, conditions.float(), encoder, real, usable(pipeline)[: options.rows])
+    samplers = usable(pipeline)
+    chosen = [samplers[0], *(samplers[row] for row in options.rows or range(1, len(samplers)))]
+    compare(pipeline, conditions.float(), encoder, real, chosen, options.repeats)
 
 
 def usable(pipeline: EldmPipeline) -> list[SamplerSettings]:
@@ -73,26 +82,41 @@ def usable(pipeline: EldmPipeline) -> list[SamplerSettings]:
 
 def compare(
     pipeline: EldmPipeline, conditions: torch.Tensor, encoder: Encoder, real: NDArray[np.float64],
-    samplers: list[SamplerSettings],
+    samplers: list[SamplerSettings], repeats: int,
 ) -> None:  # fmt: skip
-    seeds = [derive_seed(0, "sampler benchmark", k) for k in range(len(conditions))]
-    peer: float | None = None
+    seeds = [derive_seed(0, "sampler benchmark", k) for k in range(repeats * len(conditions))]
+    wanted = conditions.repeat(repeats, 1)
+    draws = np.random.default_rng(0).integers(0, len(conditions), (DRAWS, len(conditions)))
+    first: tuple[float, Fidelity] | None = None
     for sampler in samplers:
         pipeline(conditions[:16], seeds[:16], sampler=sampler)  # warms up
         with Clock() as clock:
-            images = pipeline(conditions, seeds, sampler=sampler)
-        peer = peer or clock.cpu
-        made = embed_images(encoder, images).astype(np.float64)
+            images = pipeline(wanted, seeds, sampler=sampler)
+        made = embed_images(encoder, images).astype(np.float64).reshape(repeats, len(conditions), -1)
+        found = fidelity(made, real, draws)
+        peer, theirs = first = first or (clock.cpu, found)
         name = f"{sampler.name} {sampler.steps}, guidance {sampler.guidance:g} in {sampler.interval}"
         cost = f"{num_evaluations(sampler, pipeline.scheduler)} evaluations, {1000 * clock.cpu / len(seeds):.1f} CPU-ms"
-        near = consistency(made, real[: len(made)], real.mean(0))
-        distance = frechet_distance(made, real)
-        print(f"{name:<44s} {cost} ({peer / clock.cpu:.2f} x), Frechet {distance:.4f}, cosine {near:.3f}", flush=True)
+        parts = [f"{name:<44s} {cost} ({peer / clock.cpu:.2f} x)"]
+        for label, mine, other in zip(("Frechet", "cosine"), found, theirs, strict=True):
+            low, high = np.quantile(mine[1] - other[1], [0.025, 0.975])
+            parts.append(f"{label} {mine[0]:.4f} ({mine[0] - other[0]:+.4f} [{low:+.4f}, {high:+.4f}])")
+        print(", ".join(parts), flush=True)
 
 
-def consistency(made: NDArray[np.float64], source: NDArray[np.float64], mean: NDArray[np.float64]) -> float:
+def fidelity(made: NDArray[np.float64], real: NDArray[np.float64], draws: NDArray[np.int64]) -> Fidelity:
+    """Return the Frechet distance and the cosine of ``made`` [repeats, sources, D], and both on each draw."""
+    near = consistency(made, real[: made.shape[1]], real.mean(0))
+    distances = [frechet_distance(made[:, draw].reshape(-1, made.shape[2]), real) for draw in draws]
+    whole = frechet_distance(made.reshape(-1, made.shape[2]), real)
+    return (whole, np.array(distances)), (float(near.mean()), near.mean(0)[draws].mean(1))
+
+
+def consistency(
+    made: NDArray[np.float64], source: NDArray[np.float64], mean: NDArray[np.float64]
+) -> NDArray[np.float64]:
     a, b = made - mean, source - mean
-    return float(np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
 if __name__ == "__main__":
