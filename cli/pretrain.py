@@ -19,6 +19,10 @@ def command(
     interpolated: Annotated[
         Path | None, typer.Option(help="Interpolated stores of these tiles: the disentanglement loss.")
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="E", help="Start from these weights: a run, timm:NAME, a DINO or DINOv2 .pth file."),
+    ] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -34,6 +38,6 @@ def command(
 
     execute(
         pipeline.PretrainConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, out=out,
-        generative=generative, interpolated=interpolated, seed=seed, device=device, resume=resume,
-        overwrite=overwrite,
+        generative=generative, interpolated=interpolated, init_from=init_from, seed=seed, device=device,
+        resume=resume, overwrite=overwrite,
     )  # fmt: skip

@@ -149,15 +149,21 @@ def _sentence(cls: type[BaseModel], error: ValidationError, file: Path | None) -
     if first["type"] == "value_error":  # of a validator over several keys: it names them
         message = first["msg"].removeprefix("Value error, ")
         return f"{path + ': ' if path else ''}{message}{where}"
-    field = str(first["loc"][0])
-    same = [other for other in error.errors() if str(other["loc"][0]) == field]
-    if len(same) > 1 and all(
-        repr(other["input"]) == repr(first["input"]) for other in same
-    ):  # one value, of none of several types
-        path = field
-    said = list(dict.fromkeys(other["msg"][0].lower() + other["msg"][1:] for other in same if path == field))
-    message = " or ".join(said) or first["msg"][0].lower() + first["msg"][1:]
+    loc, said = first["loc"], [first]
+    if loc and _is_branch(cls, loc):  # one value, of none of several types: what each of them says, or the nearest one
+        loc = loc[:-1]
+        said = [other for other in error.errors() if other["loc"][: len(loc)] == loc]
+        nearest = max(said, key=lambda other: len(other["loc"]))
+        if len(nearest["loc"]) > len(loc) + 1:
+            first, said, loc = nearest, [nearest], (*loc, *nearest["loc"][len(loc) + 1 :])
+    path = ".".join(str(part) for part in loc)
+    message = " or ".join(dict.fromkeys(other["msg"][0].lower() + other["msg"][1:] for other in said))
     return f"'{path}' cannot be {first.get('input')!r}{where}: {message}"
+
+
+def _is_branch(cls: type[BaseModel], loc: tuple[int | str, ...]) -> bool:
+    """Whether the last part of ``loc`` is no key but one of the types that a value may have."""
+    return isinstance(loc[-1], str) and loc[-1] not in _known_keys(cls, loc[:-1])
 
 
 def _known_keys(cls: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:

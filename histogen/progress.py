@@ -33,13 +33,14 @@ def _terminal_bar() -> Progress:
 class Bar:
     """What a stage sees of its bar: :meth:`advance` and :meth:`note`."""
 
-    def __init__(self, description: str, total: int, unit: str, done: int) -> None:
+    def __init__(self, description: str, total: int, unit: str, done: int, *, shown: bool = True) -> None:
+        self.shown = shown
         self.description, self.total, self.unit = description, total, unit
         self.done, self._start_done = done, done
         self._start = self._last_print = time.monotonic()
         self._note = ""
         self._rich: Progress | None = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._rich = _terminal_bar()
             self._task = self._rich.add_task(description, total=total, completed=done, rate=f"{unit}", note="")
 
@@ -48,7 +49,7 @@ class Bar:
         self.done += count
         if self._rich is not None:
             self._rich.update(self._task, completed=self.done, rate=self._rate_text(), note=self._note)
-        elif time.monotonic() - self._last_print >= PLAIN_EVERY_SECONDS:
+        elif self.shown and time.monotonic() - self._last_print >= PLAIN_EVERY_SECONDS:
             self._print()
 
     def note(self, text: str) -> None:
@@ -81,12 +82,15 @@ class Bar:
     ) -> None:
         if self._rich is not None:
             self._rich.stop()
-        else:
+        elif self.shown:
             self._print(f"{time.monotonic() - self._start:,.1f} s")
 
 
 @contextmanager
-def progress_bar(description: str, *, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
-    """Show a bar on standard error while the block runs; ``done`` of ``total`` ``unit`` are there already."""
-    with Bar(description, total, unit, done) as bar:
+def progress_bar(description: str, *, total: int, unit: str, done: int = 0, shown: bool = True) -> Iterator[Bar]:
+    """Show a bar on standard error while the block runs; ``done`` of ``total`` ``unit`` are there already.
+
+    Of several processes that do one thing together all but one leave ``shown`` false.
+    """
+    with Bar(description, total, unit, done, shown=shown) as bar:
         yield bar

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
+from pydantic import Field
 
 from histogen.config import Settings, StageConfig, changed_keys, dump_config, load_config
 from histogen.errors import ConfigError
@@ -14,6 +16,8 @@ from histogen.errors import ConfigError
 class Optim(Settings):
     lr: float = 0.1
     steps: int = 10
+    pace: bool | Literal["slow"] = True
+    scale: Literal["auto"] | tuple[float, Annotated[float, Field(gt=0)]] = "auto"
 
 
 class Toy(StageConfig):
@@ -33,6 +37,13 @@ def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path) -> None:
     [
         (["optim.lrr=1"], "unknown key 'optim.lrr'; did you mean 'lr'"),
         (["optim.steps=many"], "'optim.steps' cannot be 'many': input should be a valid integer"),
+        (["optim.pace=quick"], "'optim.pace' cannot be 'quick': input should be a valid boolean, unable to interpret"),
+        (["optim.pace=quick"], "or input should be 'slow'"),
+        (["optim.scale=[1, 0]"], "'optim.scale.1' cannot be 0: input should be greater than 0"),
+        (
+            ["optim.scale=wide"],
+            "'optim.scale' cannot be 'wide': input should be 'auto' or input should be a valid tuple",
+        ),
         (["optim"], "--set 'optim' is not of the form a.b=c"),
         (["seed.x=1", "seed=2"], "'seed' cannot be"),
         (["seed=1", "seed.x=2"], "--set 'seed.x=2': 'seed' is a value, not a group of keys"),

@@ -73,3 +73,35 @@ def test_resume_with_other_settings_is_refused_and_says_which(tmp_path: Path, ch
     config = StageConfig(out=tmp_path / "run", resume=True, seed=change.get("seed", 0))
     with pytest.raises(ConfigError, match=message):
         claim_output(config, command=change.get("command", "toy"), inputs={"tiles": change.get("inputs", "a")})
+
+
+class Reads(StageConfig):
+    """A command with inputs."""
+
+    tiles: list[Path] = []
+    init_from: str | None = None
+
+
+@pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}, {}])
+def test_what_another_command_made_is_neither_deleted_nor_offered_for_it(tmp_path: Path, how: dict) -> None:
+    store = tmp_path / "images.zarr"
+    claim_output(StageConfig(out=store), command="import-images")
+    (store / "tiles").mkdir()
+    with pytest.raises(ConfigError, match=r"images.zarr' is an output of import-images, not of pretrain; choose"):
+        claim_output(StageConfig(out=store, **how), command="pretrain")
+    assert (store / "tiles").exists()
+
+
+@pytest.mark.parametrize("key", ["tiles", "init_from"])
+@pytest.mark.parametrize("inner", ["", "encoder"])
+def test_overwrite_deletes_no_input(tmp_path: Path, key: str, inner: str) -> None:
+    out = tmp_path / "run"
+    claim_output(Reads(out=out), command="toy")
+    (out / "encoder").mkdir()
+    read = str(out / inner)
+    given = Reads(out=out, overwrite=True, **{key: read if key == "init_from" else [Path(read)]})
+    with pytest.raises(ConfigError, match="--overwrite would delete '.*', which is to be read"):
+        claim_output(given, command="toy")
+    assert (out / "encoder").exists()
+    claim_output(Reads(out=out, overwrite=True, tiles=[tmp_path / "elsewhere"]), command="toy")
+    assert not (out / "encoder").exists()

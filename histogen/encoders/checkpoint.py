@@ -49,10 +49,10 @@ class LoadReport:
         return ", ".join(parts)
 
 
-def check_complete(report: LoadReport, *, what: str) -> None:
+def check_complete(report: LoadReport, *, what: str, advice: str = "give weights of this very model") -> None:
     """Raise EncoderError, listing the keys, when ``report`` is not complete."""
     if not report.complete:
-        raise EncoderError(f"the weights in '{what}' do not fit: {report.sentence()}; give weights of this very model")
+        raise EncoderError(f"the weights in '{what}' do not fit: {report.sentence()}; {advice}")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

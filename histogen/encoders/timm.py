@@ -6,6 +6,7 @@ The export is what ``timm.models.save_for_hf`` writes (``config.json``, ``model.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -43,11 +44,18 @@ def build_vit(name: str, arguments: Mapping[str, Any], *, drop_path: float = 0.0
             **{"dynamic_img_size": True, **arguments, "num_classes": 0},
         )
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        near = ", ".join(timm.list_models("vit_*patch16_224")[:6])
-        raise EncoderError(f"timm cannot build '{name}' with {dict(arguments)}: {error}; try one of {near}") from error
+        raise EncoderError(f"timm cannot build '{name}' with {dict(arguments)}: {error}; {_advice(name)}") from error
     if isinstance(getattr(model, "cls_token", None), nn.Parameter):
         nn.init.trunc_normal_(model.cls_token, std=0.02)  # type: ignore[arg-type]
     return model
+
+
+def _advice(name: str) -> str:
+    base, known = name.partition(".")[0], timm.list_models("vit_*")
+    if base in known:
+        return "mend model.arguments"
+    near = difflib.get_close_matches(base, known, n=3) or ["vit_small_patch16_224"]
+    return f"model.name must be a vision transformer of timm, for example {' or '.join(near)}"
 
 
 def export_encoder(

@@ -177,7 +177,7 @@ def encoder_notes(encoders: Sequence[dict[str, Any]]) -> list[str]:
             found.append(f"The linear probe of {encoder['name']} did not converge; its figures are a lower bound.")
         supervision = encoder["card"]["supervision"]
         if supervision and not supervision.startswith("none"):
-            found.append(f"{encoder['name']} was made with labels: {supervision}.")
+            found.append(f"{encoder['name']} may have been made with labels ({supervision}).")
     if len(encoders) > 1 and not any("#" in encoder["name"] for encoder in encoders):
         found.append(
             "One training run of each encoder: the intervals cover the choice of test tiles, not of training seeds; "

@@ -60,12 +60,15 @@ def claim_output(
 
     Raises:
         OutputExistsError: it exists and neither resume nor overwrite is set; nothing was touched.
-        ConfigError: resume, but the settings or inputs differ from the recorded ones; or it cannot be written.
+        ConfigError: resume, but the settings or inputs differ from the recorded ones; or another command made it; or
+            overwrite would delete an input; or it cannot be written.
     """
     out = config.out
     record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
     if out.exists() and not _is_unclaimed(out):
+        _check_command(out, command)
         if config.overwrite:
+            _check_holds_no_input(config)
             _delete_own(out)
         elif config.resume:
             _check_same(out, config, record, located, is_used)
@@ -125,6 +128,26 @@ def _is_unclaimed(out: Path) -> bool:
     return all(path.name == RUN_NAME or is_temporary(path) for path in files)
 
 
+def _check_command(out: Path, command: str) -> None:
+    """Refuse the output of another command: what that made is no run of this one to continue or to delete."""
+    by = read_run(out).get("command") if is_claimed(out) else None
+    if by not in (None, command):
+        raise ConfigError(f"'{out}' is an output of {by}, not of {command}; choose another --out")
+
+
+def _check_holds_no_input(config: StageConfig) -> None:
+    """Refuse to delete what the stage is about to read."""
+    values = [value for field in config.model_dump(exclude={"out"}).values() for value in _listed(field)]
+    out = config.out.resolve()
+    inside = [v for v in values if isinstance(v, str | Path) and out in (Path(v).resolve(), *Path(v).resolve().parents)]
+    if inside:
+        raise ConfigError(f"--overwrite would delete '{inside[0]}', which is to be read; choose another --out")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _check_same(
     out: Path,
     config: StageConfig,
@@ -135,9 +158,6 @@ def _check_same(
     if not is_claimed(out):
         raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
     previous = read_run(out)
-    if previous.get("command") not in (None, record["command"]):
-        made_by = f"is an output of {previous['command']}, not of {record['command']}"
-        raise ConfigError(f"'{out}' {made_by}; choose another --out")
     old, new = (
         {key: value for key, value in settings.items() if key not in located}
         for settings in (_recorded_settings(out, config), config.model_dump(mode="json"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,26 +13,29 @@ import torch
 from pydantic import Field
 
 from histogen.config import ChosenTiles, StageConfig
-from histogen.encoders.checkpoint import check_complete
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, TrainingStoppedError
+from histogen.files import write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_complete, read_run
 from histogen.seeds import derive_seed
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import BatchReader, ReadAhead
 from histogen.ssl.card import write_card
 from histogen.ssl.initial import start_from
-from histogen.ssl.networks import build_networks, model_arguments
+from histogen.ssl.networks import DinoNetwork, build_networks, model_arguments
 from histogen.ssl.settings import SslSettings
 from histogen.ssl.sources import Interpolations, SyntheticTiles, link_interpolated, link_synthetic
 from histogen.ssl.statistics import measure
 from histogen.ssl.task import DinoTask, Schedules, resolve_precision
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.checkpoint import weights_sha256
+from histogen.training.checkpoint import list_checkpoints, weights_sha256
+from histogen.training.journal import BOARD_NAME, Board
 from histogen.training.loop import fit
 
 MAX_CHECKPOINT_STEPS = 1000
+START_NAME = "init_from.json"
+"""In the run folder: which keys of ``init_from`` were loaded, missing and unexpected."""
 
 
 class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
@@ -41,7 +46,7 @@ class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
     interpolated: Path | None = None
     """Interpolated stores of these tiles: the disentanglement loss."""
     init_from: str | None = None
-    """Start from the weights of this encoder (a run, ``timm:NAME``, a DINO ``.pth``) instead of from nothing."""
+    """Start from the weights of this encoder (a run, ``timm:NAME``, a DINO or DINOv2 ``.pth``), not from nothing."""
     init_partial: bool = False
     """Take what fits of ``init_from`` and leave the rest; otherwise a partial load is an error."""
     workers: int = Field(default=2, ge=0)
@@ -89,26 +94,57 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
         labels=monitored_labels(config, tiles),
     )  # fmt: skip
     num_steps = config.optim.num_steps or max(1, round(config.optim.epochs * reader.steps_per_epoch))
-    if processes.is_main():
-        claim_output(config, command="pretrain", inputs=inputs)
-    processes.barrier()
+    schedules = Schedules.build(config, num_steps=num_steps, steps_per_epoch=reader.steps_per_epoch)
+    networks = build_networks(config, seed=derive_seed(config.seed, "weights"))
+    started = initialise(config, networks)
+    processes.main_decides(lambda: claim_output(config, command="pretrain", inputs=inputs))
     if is_complete(config.out):
         return _outcome(config, tiles)
-    return _train(config, tiles, reader, num_steps, device)
+    if processes.is_main():
+        for sentence in remarks(config, schedules, num_steps, started):
+            sys.stderr.write(f"{sentence}\n")
+        if started:
+            write_atomic(config.out / START_NAME, json.dumps(started, indent=1))
+    return _train(config, tiles, reader, schedules, num_steps, networks, device, started)
+
+
+def initialise(config: PretrainConfig, networks: tuple[DinoNetwork, DinoNetwork]) -> dict[str, Any]:
+    """Start the networks from ``init_from``, if it is given, and return what was loaded of it.
+
+    A run that has checkpoints needs its weights no more: it says what it recorded when it began.
+    """
+    if config.init_from is None:
+        return {}
+    recorded = config.out / START_NAME
+    if config.resume and recorded.exists() and list_checkpoints(config.out / "checkpoints"):
+        return dict(json.loads(recorded.read_text()))
+    return start_from(config.init_from, networks, partial=config.init_partial).to_json()
+
+
+def remarks(config: PretrainConfig, schedules: Schedules, num_steps: int, started: dict[str, Any]) -> list[str]:
+    """Return sentences about settings that work and are likely not meant."""
+    found = [f"init_from '{config.init_from}': {started['sentence']}"] if started else []
+    per_epoch = f"an epoch is {schedules.steps_per_epoch:,} steps of {config.optim.batch:,}"
+    for key, what, steps in (
+        ("freeze_last_layer_epochs", "the head's last layer stays as it was drawn", schedules.frozen_steps),
+        ("warmup_epochs", "the learning rate only rises", schedules.lr.warmup_steps),
+    ):
+        if steps >= num_steps:
+            found.append(f"optim.{key} lasts all {num_steps:,} steps ({per_epoch}): {what}; lower it or train longer")
+    return found
 
 
 def _train(
-    config: PretrainConfig, tiles: TileSet, reader: BatchReader, num_steps: int, device: torch.device
+    config: PretrainConfig,
+    tiles: TileSet,
+    reader: BatchReader,
+    schedules: Schedules,
+    num_steps: int,
+    networks: tuple[DinoNetwork, DinoNetwork],
+    device: torch.device,
+    started: dict[str, Any],
 ) -> Outcome:
-    networks = build_networks(config, seed=derive_seed(config.seed, "weights"))
-    notes: dict[str, Any] = {}
-    if config.init_from:
-        report = start_from(config.init_from, networks)
-        if not config.init_partial:
-            check_complete(report, what=config.init_from)
-        notes["init_from"] = report.sentence()
     normalisation = normalisation_of(config, tiles)
-    schedules = Schedules.build(config, num_steps=num_steps, steps_per_epoch=reader.steps_per_epoch)
     ahead = ReadAhead(reader, num_steps=num_steps, depth=2 if config.workers else 0)
     task = DinoTask(config, networks, ahead, schedules, normalisation, seed=config.seed, device=device)
     start = time.monotonic()
@@ -122,7 +158,10 @@ def _train(
     finally:
         ahead.close()
     if processes.is_main():
-        _export(config, task, tiles, normalisation, num_steps, {**notes, **last}, time.monotonic() - start)
+        notes = {"init_from": started["sentence"]} if started else {}
+        supervision = started.get("supervision", "none")
+        check_embedding(config, task)
+        _export(config, task, tiles, normalisation, num_steps, {**notes, **last}, time.monotonic() - start, supervision)
     processes.barrier()
     return _outcome(config, tiles)
 
@@ -135,20 +174,34 @@ def _export(
     num_steps: int,
     results: dict[str, Any],
     seconds: float,
+    supervision: str,
 ) -> None:
     card = export_encoder(
         task.teacher.backbone, config.out / "encoder", name=config.out.resolve().name, architecture=config.model.name,
         arguments=model_arguments(config), image_px=config.crops.global_px, mean=normalisation.mean,
         std=normalisation.std, source=f"histogen pretrain ({method_of(config)}), {num_steps} steps",
-        supervision="none" if config.init_from is None else f"as of '{config.init_from}'",
+        supervision=supervision,
     )  # fmt: skip
     write_card(config.out, config, card, method=method_of(config), tiles=tiles, num_steps=num_steps, results=results)
     finish_output(
-        config.out, encoder=card.name, method=method_of(config), steps=num_steps, tiles=len(tiles), seconds=seconds,
-        tiles_per_second=num_steps * config.optim.batch / max(seconds, 1e-9), precision=str(task.dtype),
+        config.out, encoder=card.name, method=method_of(config), steps=num_steps, tiles=len(tiles),
+        seconds=seconds, timed_steps=task.num_done,  # since the last start: a resumed run does not know its past's
+        tiles_per_second=task.num_done * config.optim.batch / max(seconds, 1e-9), precision=str(task.dtype),
         weights_sha256=weights_sha256(task.teacher.backbone.state_dict()), mean=list(normalisation.mean),
         std=list(normalisation.std), collapse_step=task.watch.named_at or None, **results,
     )  # fmt: skip
+
+
+def check_embedding(config: PretrainConfig, task: DinoTask) -> None:
+    """Raise TrainingStoppedError when the last steps broke the encoder: too few for the loss to stop the run."""
+    with torch.no_grad():
+        blank = torch.zeros(1, 3, config.crops.global_px, config.crops.global_px, device=task.device)
+        if torch.isfinite(task.teacher.backbone(blank)).all():
+            return
+    raise TrainingStoppedError(
+        f"the encoder of '{config.out}' gives no finite embedding after the last step, and was not exported; "
+        "lower the learning rate, or train in float32"
+    )
 
 
 def open_synthetic(config: PretrainConfig, tiles: TileSet) -> tuple[SyntheticTiles | None, Interpolations | None]:
@@ -171,13 +224,23 @@ def open_synthetic(config: PretrainConfig, tiles: TileSet) -> tuple[SyntheticTil
 def check_input(config: PretrainConfig, tiles: TileSet, device: torch.device) -> None:
     """Raise a sentence for what cannot work, before anything is written."""
     resolve_precision(config.optim.precision, device)
+    if config.tensorboard:
+        Board(config.out / BOARD_NAME)  # says when it is not installed
     if len(tiles) == 0:
         raise ConfigError(f"the stores {', '.join(map(str, config.tiles))} hold no tiles; tile slides first")
-    if tiles.tile_px < config.crops.global_px:
+    synthetic = sorted({"generative", "interpolated"} & set(tiles.kinds))
+    if synthetic and len(tiles.kinds) > 1:
         raise ConfigError(
-            f"tiles of {tiles.tile_px} px are smaller than the global crops of {config.crops.global_px} px; "
-            "set crops.global_px to at most the tile's side"
+            f"the stores are of kinds {', '.join(tiles.kinds)} together; give the {synthetic[0]} ones by "
+            f"--{synthetic[0]}, or alone"
         )
+    for kind in ("global", "local") if config.crops.num_local else ("global",):
+        px = getattr(config.crops, f"{kind}_px")
+        if tiles.tile_px < px:
+            raise ConfigError(
+                f"tiles of {tiles.tile_px} px are smaller than the {kind} crops of {px} px; "
+                f"set crops.{kind}_px to at most the tile's side"
+            )
     matching = config.interpolated is not None and config.dis.pairing == "matching"
     processes.share_of(config.optim.batch, passes=config.optim.accumulate, pairs=matching)
 
@@ -194,7 +257,12 @@ def monitored_labels(config: PretrainConfig, tiles: TileSet) -> np.ndarray | Non
     if not tiles.has_column(name):
         raise ConfigError(f"not all tiles have a column '{name}'; leave monitor_label out, or name another")
     values = tiles.column(name)
-    return values.astype(np.int64) if tiles.categories(name) else np.unique(values, return_inverse=True)[1]
+    if not tiles.categories(name) and (values.ndim > 1 or values.dtype.kind not in "iu"):
+        raise ConfigError(
+            f"column '{name}' holds no labels but {values.dtype.name}{list(values.shape[1:]) or ''}; "
+            "give monitor_label a column of classes"
+        )
+    return values.astype(np.int64)
 
 
 def normalisation_of(config: PretrainConfig, tiles: TileSet) -> Normalisation:

@@ -81,6 +81,11 @@ class BatchReader:
                 raise ConfigError(f"a batch of {batch} cannot hold pairs; make optim.batch even")
             assert interpolations is not None
             num_pairs = check_matching(interpolations, len(tiles))
+            if batch > 2 * num_pairs:
+                raise ConfigError(
+                    f"a batch of {batch} cannot be drawn from {2 * num_pairs} tiles in pairs; "
+                    "set optim.batch to at most that or give more tiles"
+                )
             self.order = TileOrder(num_pairs, batch // 2, derive_seed(seed, "order"))
         else:
             self.order = TileOrder(len(tiles), batch, derive_seed(seed, "order"))
@@ -140,7 +145,7 @@ class BatchReader:
 
     def _pairs_of(self, epoch: int) -> np.ndarray:
         assert self.interpolations is not None
-        variant = epoch % max(1, self.interpolations.tiles.num_variants)
+        variant = epoch % self.interpolations.tiles.period
         if self._pairs is None or self._pairs[0] != variant:
             self._pairs = (variant, self.interpolations.matching(epoch, len(self.tiles))[: self.order.num_items])
         return self._pairs[1]

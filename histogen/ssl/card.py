@@ -28,13 +28,14 @@ def write_card(
     header = {"library_name": "timm", "tags": ["histogen", "self-supervised", "feature-extraction"]}
     measured = "\n".join(f"- {key}: {value:.5g}" for key, value in results.items() if isinstance(value, float))
     stores = ", ".join(store.store_id for store in tiles.stores[:8])
+    number = f"{len(tiles.stores):,} store{'' if len(tiles.stores) == 1 else 's'}"
     more = f" and {len(tiles.stores) - 8} more" if len(tiles.stores) > 8 else ""
     text = f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 # {card.name}
 
-{method}, {num_steps:,} steps on {len(tiles):,} unlabelled tiles of {tiles.tile_px} px from {len(tiles.stores)} stores
+{method}, {num_steps:,} steps on {len(tiles):,} unlabelled tiles of {tiles.tile_px} px from {number}
 ({stores}{more}). Embeddings have {card.dim} numbers. Labels seen: {card.supervision}.
 
 ```python

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from histogen.encoders.base import load_encoder
-from histogen.encoders.checkpoint import LoadReport, load_matching, read_weights
+from histogen.encoders.checkpoint import LoadReport, check_complete, load_matching, read_weights
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.teacher import copy_weights
 
+ADVICE = "set model.name and model.arguments to its model, or take what fits with init_partial=true"
+NOTHING = "set model.name and model.arguments to its model"
 
-def start_from(spec: str, networks: tuple[DinoNetwork, DinoNetwork]) -> LoadReport:
+
+@dataclass(frozen=True)
+class Start:
+    """What a run started from: the keys of its weights, and the labels that made them."""
+
+    report: LoadReport
+    supervision: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every key, loaded, missing and unexpected, as JSON values."""
+        return {"sentence": self.report.sentence(), "supervision": self.supervision, **asdict(self.report)}
+
+
+def start_from(spec: str, networks: tuple[DinoNetwork, DinoNetwork], *, partial: bool = False) -> Start:
     """Give student and teacher the backbone of encoder ``spec``; their heads stay as they are, new.
 
     A position embedding of another grid is resampled, and the report says so.
 
     Raises:
-        EncoderError: there is no such encoder.
+        EncoderError: there is no such encoder; nothing of it fits; or not all of it, and ``partial`` is false.
     """
     weights: Mapping[str, torch.Tensor]
     if Path(spec).is_file():
-        weights = read_weights(Path(spec))
+        weights, supervision = read_weights(Path(spec)), "as its authors state"
     else:
-        weights = load_encoder(spec).backbone.state_dict()
+        encoder = load_encoder(spec)
+        weights, supervision = encoder.backbone.state_dict(), encoder.card.supervision
     student, teacher = networks
     report = load_matching(student.backbone, weights)
+    if not partial or not report.loaded:
+        check_complete(report, what=spec, advice=ADVICE if report.loaded else NOTHING)
     copy_weights(student, teacher)
-    return report
+    return Start(report, supervision)

@@ -7,14 +7,27 @@ where nothing is published.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from histogen.config import Settings
 
-Share = Field(ge=0.0, le=1.0)
-Range = tuple[float, float]
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{list(bounds)} falls; give the lower bound first")
+    return bounds
+
+
+Chance = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Length = Annotated[float, Field(ge=0.0)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+Lengths = Annotated[tuple[Length, Length], AfterValidator(_rising)]
+Chances = tuple[Chance, Chance, Chance]
+Normalised = tuple[tuple[Chance, Chance, Chance], tuple[Share, Share, Share]]
+"""Means and standard deviations of red, green and blue in 0-1."""
 
 
 class ModelSettings(Settings):
@@ -40,11 +53,11 @@ class CropSettings(Settings):
 
     global_px: int = Field(224, ge=8)
     """Side of the two global crops. DINO: 224."""
-    global_scale: Range = (0.4, 1.0)
+    global_scale: Shares = (0.4, 1.0)
     """Share of the tile's area in a global crop. DINO: (0.4, 1)."""
     local_px: int = Field(96, ge=8)
     """Side of the local crops. DINO: 96."""
-    local_scale: Range = (0.05, 0.4)
+    local_scale: Shares = (0.05, 0.4)
     """Share of the tile's area in a local crop. DINO: (0.05, 0.4)."""
     num_local: int = Field(8, ge=0)
     """Local crops per tile. DINO: 8."""
@@ -53,22 +66,22 @@ class CropSettings(Settings):
 class AugmentSettings(Settings):
     """How views are changed; lists are (global 1, global 2, local). All defaults are DINO's."""
 
-    flip: float = Field(0.5, ge=0.0, le=1.0)
-    vertical_flip: float = Field(0.0, ge=0.0, le=1.0)
-    quarter_turn: float = Field(0.0, ge=0.0, le=1.0)
-    jitter: float = Field(0.8, ge=0.0, le=1.0)
-    brightness: float = Field(0.4, ge=0.0, le=1.0)
-    contrast: float = Field(0.4, ge=0.0, le=1.0)
-    saturation: float = Field(0.2, ge=0.0, le=1.0)
+    flip: Chance = 0.5
+    vertical_flip: Chance = 0.0
+    quarter_turn: Chance = 0.0
+    jitter: Chance = 0.8
+    brightness: Chance = 0.4
+    contrast: Chance = 0.4
+    saturation: Chance = 0.2
     hue: float = Field(0.1, ge=0.0, le=0.5)
-    grayscale: float = Field(0.2, ge=0.0, le=1.0)
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
-    blur_sigma: Range = (0.1, 2.0)
+    grayscale: Chance = 0.2
+    blur: Chances = (1.0, 0.1, 0.5)
+    blur_sigma: Lengths = (0.1, 2.0)
     """Pixels of the view, as DINO's; scale it with the crop when crops are small."""
-    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    solarize: Chances = (0.0, 0.2, 0.0)
     stain: float = Field(0.0, ge=0.0, lt=1.0)
     """Stain jitter in optical density; 0 is none. Not in DINO."""
-    normalise: Literal["imagenet", "tiles"] | tuple[tuple[float, float, float], tuple[float, float, float]] = "imagenet"
+    normalise: Literal["imagenet", "tiles"] | Normalised = "imagenet"
     """Mean and standard deviation per channel: ImageNet's (DINO), measured on 1,024 of the tiles, or given."""
 
 
@@ -102,9 +115,9 @@ class MaskSettings(Settings):
 
     weight: float = Field(0.0, ge=0.0)
     """Beside DINO's loss; 0 is none. iBOT: 1."""
-    share: float = Field(0.5, ge=0.0, le=1.0)
+    share: Chance = 0.5
     """Of the global views that are masked. iBOT: 0.5."""
-    ratio: Range = (0.1, 0.5)
+    ratio: Shares = (0.1, 0.5)
     """Of the patches of a masked view that are hidden. iBOT: (0.1, 0.5)."""
 
 
@@ -134,10 +147,10 @@ class OptimSettings(Settings):
 class GenSettings(Settings):
     """Pair views: real and generative tiles of the same source (Gen-SIS)."""
 
-    probability: float = Field(1.0, ge=0.0, le=1.0)
+    probability: Chance = 1.0
     """Share of tiles, at each step, that get their generative tile as the second source of views. Gen-SIS words it as
     always."""
-    swap: float = Field(0.5, ge=0.0, le=1.0)
+    swap: Chance = 0.5
     """Share of tiles whose first global view (always blurred) is the generative one. Ours."""
     locals: Literal["split", "real", "generative"] = "split"
     """Which of the two the local views are cut from. Ours: split evenly."""
@@ -187,6 +200,9 @@ class SslSettings(Settings):
 
     @model_validator(mode="after")
     def _patch_divides_crops(self) -> SslSettings:
+        given = self.model.arguments.get("patch_size", 1)
+        if not isinstance(given, int) or given < 1:
+            raise ValueError(f"model.arguments.patch_size cannot be {given!r}; give the side of a patch in pixels")
         patch = self.patch_px
         for name in ("global_px", "local_px"):
             value = getattr(self.crops, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,19 +25,14 @@ class SyntheticTiles:
     starts: np.ndarray
     members: np.ndarray
 
-    @property
-    def counts(self) -> np.ndarray:
-        """How many each tile has, int64 [N]."""
-        return np.diff(self.starts)
-
-    @property
-    def num_variants(self) -> int:
-        """The most that a tile has."""
-        return int(self.counts.max(initial=0))
+    @cached_property
+    def period(self) -> int:
+        """After how many epochs every tile has its first one again: tiles may have different numbers of them."""
+        return math.lcm(*(int(count) for count in np.unique(np.diff(self.starts)) if count))
 
     def of(self, indices: np.ndarray, epoch: int) -> np.ndarray:
         """Return the synthetic tile of each of ``indices`` in ``epoch``, int64 [B]; -1 where there is none."""
-        counts = self.counts[indices]
+        counts = self.starts[indices + 1] - self.starts[indices]  # of these alone: a set may hold 10^8 tiles
         place = self.starts[indices] + epoch % np.maximum(counts, 1)
         return np.where(counts > 0, self.members[np.minimum(place, len(self.members) - 1)], MISSING)
 
@@ -52,6 +49,7 @@ def link_synthetic(tiles: TileSet, synthetic: TileSet, *, what: str, allow_missi
     if set(synthetic.kinds) != {what}:
         raise StoreError(f"the {what} stores are of kind {', '.join(synthetic.kinds)}; give stores of kind {what}")
     source = base_indices(tiles, synthetic, "source")
+    _check_sources(tiles, synthetic)
     known = np.flatnonzero(source != MISSING)
     order = known[np.argsort(source[known], kind="stable")]
     starts = np.searchsorted(source[order], np.arange(len(tiles) + 1))
@@ -67,6 +65,25 @@ def link_synthetic(tiles: TileSet, synthetic: TileSet, *, what: str, allow_missi
             "synthesize theirs too, or train them on real views alone with gen.allow_missing=true"
         )
     return SyntheticTiles(synthetic, starts, order)
+
+
+def _check_sources(tiles: TileSet, synthetic: TileSet) -> None:
+    """Raise a StoreError when a source store was made anew since: its tiles bear the numbers of others.
+
+    A store that ``synthesize`` wrote holds ``per_source`` rows for each tile of its source, absent ones included.
+    """
+    stores = {store.store_id: store for store in tiles.stores}
+    for store in synthetic.stores:
+        copies, names = store.provenance.get("per_source"), store.rows_attributes("columns/source_store")["categories"]
+        if not copies or not store.num_tiles:
+            continue
+        source = stores.get(names[int(store.read_rows("columns/source_store", [0])[0])])
+        if source is None or (store.num_tiles == copies * source.num_tiles and store.mpp == source.mpp):
+            continue
+        raise StoreError(
+            f"'{store.path}' was made from {store.num_tiles // copies} tiles at {store.mpp} mpp, and store "
+            f"'{source.path}' has {source.num_tiles} at {source.mpp} now; synthesize from these tiles again"
+        )
 
 
 def base_indices(tiles: TileSet, synthetic: TileSet, role: str) -> np.ndarray:
@@ -146,7 +163,7 @@ def check_matching(interpolations: Interpolations, num_tiles: int) -> int:
     Raises:
         ConfigError: fewer than nine in ten tiles are in a mutual pair.
     """
-    variants = range(max(1, interpolations.tiles.num_variants))
+    variants = range(interpolations.tiles.period)
     fewest = min(len(interpolations.matching(epoch, num_tiles)) for epoch in variants)
     if 2 * fewest < 0.9 * (num_tiles - 1):
         raise ConfigError(

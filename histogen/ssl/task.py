@@ -94,6 +94,8 @@ class DinoTask:
         self.settings, self.read, self.schedules, self.seed, self.device = settings, read, schedules, seed, device
         self.student, self.teacher = (network.to(device) for network in networks)
         self.teacher.eval()
+        self.num_done = 0
+        """Steps that this process has done; unlike the state, it begins at 0 again when a run is resumed."""
         self.dtype = resolve_precision(settings.optim.precision, device)
         self.centre, self.patch_centre = (
             Centre(settings.model.prototypes, settings.loss.centre_momentum).to(device) for _ in range(2)
@@ -136,6 +138,7 @@ class DinoTask:
         if math.isfinite(values["loss"]):
             self._update(step, torch.cat(raws, dim=1), torch.cat(patches) if patches else None)
             self._look(values, step)
+        self.num_done += 1
         values["centre_norm"] = float(self.centre.value.norm())
         return {**values, "lr": self.schedules.lr(step), "momentum": self.schedules.momentum(step)}
 

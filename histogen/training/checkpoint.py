@@ -41,6 +41,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path.with_suffix(".pt") for path in sorted(folder.glob("step-*.json"))]
 
 
+def step_of(path: Path) -> int:
+    """Return how many steps were done when the checkpoint ``path`` was written."""
+    return int(path.stem.partition("-")[2])
+
+
 def load_newest(folder: Path, *, map_location: torch.device | str = "cpu") -> tuple[int, dict[str, Any]] | None:
     """Return (step, state) of the newest checkpoint that verifies; None when there is none at all.
 

@@ -42,6 +42,11 @@ class Journal:
         if self.board is not None:
             self.board.add(row)
 
+    def last(self) -> dict[str, float]:
+        """Return the metrics of the last row; empty when there is none."""
+        rows = read_journal(self.path) if self.path.exists() else []
+        return {key: value for key, value in rows[-1].items() if key != "step"} if rows else {}
+
 
 class Board:
     """TensorBoard's event files in ``folder``, fed with the journal's rows.

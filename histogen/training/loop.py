@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
 from histogen.progress import Bar, progress_bar
 from histogen.training import processes
-from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
+from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, step_of
 from histogen.training.journal import BOARD_NAME, JOURNAL_NAME, Board, Journal, write_curves
 
 MAX_NONFINITE = 3
@@ -71,11 +72,12 @@ def fit(
     item_name: str = "steps",
     tensorboard: bool = False,
 ) -> dict[str, float]:
-    """Train ``task`` for ``num_steps`` steps in all, and return the means of the last journal row's window.
+    """Train ``task`` for ``num_steps`` steps in all, and return the journal's last row (the first process only).
 
     Writes ``run_dir/checkpoints/``, ``metrics.jsonl`` and ``curves.svg``; with ``tensorboard``, its files too. With
     ``resume`` it goes on from the newest checkpoint that verifies (from the start if there is none yet) and ends with
-    the same bytes as a run that was never interrupted. The bar counts ``items_per_step`` ``item_name`` for each step.
+    the same bytes as a run that was never interrupted. While the loss is not finite no checkpoint is written, so that
+    none takes the place of a good one. The bar counts ``items_per_step`` ``item_name`` for each step.
 
     Raises:
         ConfigError: ``num_steps``, ``checkpoint_every`` or ``log_every`` is not positive.
@@ -91,26 +93,27 @@ def fit(
     start = _restore(task, run_dir, window, num_steps) if resume else 0
     if processes.is_main():
         journal.rewind(start)
-    last: dict[str, float] = {}
-    bar_items = {"total": num_steps * items_per_step, "unit": item_name, "done": start * items_per_step}
-    with progress_bar(description, **bar_items) as bar:  # type: ignore[arg-type]
+    total, before = num_steps * items_per_step, start * items_per_step
+    with progress_bar(description, total=total, unit=item_name, done=before, shown=processes.is_main()) as bar:
+        due = False
         for step in range(start, num_steps):
             metrics = task.step(step)
             _check_finite(metrics, step, window, run_dir)
             window.add(metrics)
             done = step + 1
             if done % log_every == 0 or done == num_steps:
-                last = window.means()
-                window.clear()
                 if processes.is_main():
-                    journal.append(done, last)
-            if done % checkpoint_every == 0 or done == num_steps:
+                    journal.append(done, window.means())
+                window.clear()
+            due = due or done % checkpoint_every == 0 or done == num_steps
+            if due and not window.nonfinite:
                 _checkpoint(task, run_dir, done, window, keep)
+                due = False
             _show(bar, metrics, items_per_step)
     if board is not None:
         board.close()
     processes.barrier()
-    return last
+    return journal.last() if processes.is_main() else {}
 
 
 def _restore(task: Task, run_dir: Path, window: _Window, num_steps: int) -> int:
@@ -118,6 +121,9 @@ def _restore(task: Task, run_dir: Path, window: _Window, num_steps: int) -> int:
     if found is None:
         return 0
     step, state = found
+    newest = list_checkpoints(run_dir / "checkpoints")[-1]
+    if step_of(newest) != step and processes.is_main():
+        sys.stderr.write(f"checkpoint '{newest}' does not verify; going on from the one before it, at step {step}\n")
     if step > num_steps:
         raise CheckpointError(f"'{run_dir}' is at step {step}, beyond the {num_steps} asked for; ask for more steps")
     task.load_state_dict(state["task"])
@@ -139,8 +145,9 @@ def _check_finite(metrics: Mapping[str, float], step: int, window: _Window, run_
     window.nonfinite = 0 if math.isfinite(metrics["loss"]) else window.nonfinite + 1
     if window.nonfinite < MAX_NONFINITE:
         return
-    good = list_checkpoints(run_dir / "checkpoints")
-    where = f"the last good checkpoint is '{good[-1]}'" if good else "there is no checkpoint yet"
+    # the weights of the checkpoint at the first of the three steps are those that gave its loss
+    good = [path for path in list_checkpoints(run_dir / "checkpoints") if step_of(path) <= step - MAX_NONFINITE]
+    where = f"the last good checkpoint is '{good[-1]}'" if good else "there is no good checkpoint"
     raise TrainingStoppedError(
         f"the loss of step {step + 1} is {metrics['loss']}, the third in a row that is not finite; {where}; "
         "lower the learning rate, or train in float32"

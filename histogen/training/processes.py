@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from torch import distributed
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, HistogenError
 
 PATIENCE = timedelta(hours=12)
 """How long processes wait for the first one, which may have to embed and encode every tile before they train."""
@@ -105,6 +105,28 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def main_decides(act: Callable[[], object]) -> None:
+    """Let the first process run ``act``; where that raises, the others end quietly instead of waiting for it.
+
+    Raises:
+        HistogenError: what ``act`` raised, on the first process.
+        SystemExit: on the others.
+    """
+    error: HistogenError | None = None
+    if is_main():
+        try:
+            act()
+        except HistogenError as caught:
+            error = caught
+    code = [error.exit_code if error else 0]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(code)
+    if error is not None:
+        raise error
+    if code[0]:
+        raise SystemExit(code[0])
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """Let the first process run the block, then the others: they find done what it did."""
@@ -125,9 +147,10 @@ def share_of(count: int, *, passes: int = 1, pairs: bool = False) -> slice:
     """
     parts = world_size() * passes * (2 if pairs else 1)
     if count % parts:
+        over = [f"{n} {what}" for n, what in ((world_size(), "processes"), (passes, "passes")) if n > 1]
+        over += ["whole pairs"] * pairs
         raise ConfigError(
-            f"optim.batch {count} does not split evenly over {world_size()} processes with {passes} passes each"
-            f"{' of whole pairs' if pairs else ''}; use a multiple of {parts}"
+            f"optim.batch {count} does not split evenly over {', '.join(over)}; use a multiple of {parts}"
         )
     size = count // world_size()
     return slice(rank() * size, (rank() + 1) * size)

@@ -18,8 +18,9 @@ import timm
 import torch
 from PIL import Image
 
+from histogen.config import load_config
 from histogen.encoders.base import load_encoder
-from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
+from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError, TrainingStoppedError
 from histogen.pipelines import import_images, pretrain
 from histogen.pipelines.pretrain import PretrainConfig
 from histogen.store.jpeg import encode_jpeg
@@ -176,9 +177,7 @@ def test_a_truncated_checkpoint_is_passed_over_for_the_one_before_it(stores: Pat
     ]
     out = tmp_path / "again" / "run"
     shutil.copytree(whole.out, out)
-    shutil.rmtree(out / "encoder")
-    record = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps({**record, "status": "started"}))
+    unfinish(out)
     for step in (10, 12):
         file = out / "checkpoints" / f"step-{step:08d}.pt"
         file.write_bytes(file.read_bytes()[: step * 1000])
@@ -224,20 +223,86 @@ def test_pairs_only_and_disentanglement_only(stores: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / "dis" / "run.json").read_text())["results"]["method"] == "Gen-DINO (disentanglement)"
 
 
-def test_init_from_continues_and_reports(stores: Path, tmp_path: Path) -> None:
+def test_init_from_continues_and_reports(stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain.run(config(stores, tmp_path / "first"))
     pretrain.run(config(stores, tmp_path / "second", init_from=str(tmp_path / "first"), optim={"num_steps": 1}))
     results = json.loads((tmp_path / "second" / "run.json").read_text())["results"]
     assert results["init_from"].endswith("loaded")
+    assert load_encoder(tmp_path / "second").card.supervision == "none"  # as that of the first
     deeper = {"arguments": {"patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 2}}
     model = {**TINY["model"], **deeper}
-    with pytest.raises(EncoderError, match=r"12 missing \(blocks.2.norm1.weight"):
+    with pytest.raises(EncoderError, match=r"12 missing \(blocks.2.norm1.weight.*or take what fits with init_partial"):
         pretrain.run(config(stores, tmp_path / "third", init_from=str(tmp_path / "first"), model=model))
+    assert not (tmp_path / "third").exists()
     part = config(
         stores, tmp_path / "fourth", init_from=str(tmp_path / "first"), model=model, init_partial=True,
         optim={"num_steps": 1},
     )  # fmt: skip
     pretrain.run(part)
+    assert "12 missing (blocks.2.norm1.weight" in capsys.readouterr().err
+    listed = json.loads((tmp_path / "fourth" / "init_from.json").read_text())
+    own = set(load_encoder(tmp_path / "fourth").backbone.state_dict())
+    assert set(listed["loaded"]) == set(load_encoder(tmp_path / "first").backbone.state_dict())
+    assert set(listed["missing"]) == {key for key in own if key.startswith("blocks.2.")}
+    assert listed["unexpected"] == []
+
+
+def test_init_from_weights_of_which_nothing_fits_is_refused_even_in_part(stores: Path, tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="the weights in 'colour' do not fit: 0 loaded, 30 missing"):
+        pretrain.run(config(stores, tmp_path / "run", init_from="colour", init_partial=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_has_checkpoints_needs_what_it_started_from_no_more(stores: Path, tmp_path: Path) -> None:
+    pretrain.run(config(stores, tmp_path / "first"))
+    whole = config(stores, tmp_path / "whole", init_from=str(tmp_path / "first"))
+    pretrain.run(whole)
+    expected = digest(whole.out)
+    (whole.out / "checkpoints" / "step-00000012.json").unlink()
+    unfinish(whole.out)
+    shutil.rmtree(tmp_path / "first")
+    pretrain.run(whole.model_copy(update={"resume": True}))
+    assert digest(whole.out) == expected
+    assert load_encoder(whole.out).card.supervision == "none"
+
+
+def unfinish(out: Path) -> None:
+    """Take back what a run does after its last step, as a kill at that moment leaves it."""
+    shutil.rmtree(out / "encoder")
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "started"}))
+
+
+def test_killed_after_the_last_checkpoint_and_resumed_says_the_same(stores: Path, tmp_path: Path) -> None:
+    whole = config(stores, tmp_path / "run")
+    pretrain.run(whole)
+    measured = {"seconds", "timed_steps", "tiles_per_second"}
+    results = [json.loads((whole.out / "run.json").read_text())["results"]]
+    assert results[0]["timed_steps"] == 12
+    unfinish(whole.out)
+    pretrain.run(whole.model_copy(update={"resume": True}))
+    results.append(json.loads((whole.out / "run.json").read_text())["results"])
+    first, second = ({k: v for k, v in one.items() if k not in measured} for one in results)
+    assert first == second
+    assert "loss" in second
+    assert results[1]["tiles_per_second"] == 0  # none was trained on meanwhile
+
+
+def test_an_encoder_that_the_last_step_broke_is_not_exported(stores: Path, tmp_path: Path) -> None:
+    broken = {"num_steps": 1, "lr": 1e38, "warmup_epochs": 0, "min_lr": 1e38, "precision": "float32"}
+    with pytest.raises(TrainingStoppedError, match="gives no finite embedding after the last step"):
+        pretrain.run(config(stores, tmp_path / "run", optim=broken))
+    assert not (tmp_path / "run" / "encoder").exists()
+
+
+def test_schedules_that_last_the_whole_run_are_remarked_on(
+    stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain.run(config(stores, tmp_path / "a", optim={"num_steps": 2, "freeze_last_layer_epochs": 1.0}))
+    said = capsys.readouterr().err
+    assert "optim.freeze_last_layer_epochs lasts all 2 steps (an epoch is 4 steps of 8): the head's last layer" in said
+    pretrain.run(config(stores, tmp_path / "b", optim={"num_steps": 5, "warmup_epochs": 0.25}))
+    assert "lasts all" not in capsys.readouterr().err
 
 
 def dino_checkpoint(vit: torch.nn.Module) -> dict[str, Any]:
@@ -376,10 +441,32 @@ def bad_inputs(stores: Path, folder: Path) -> list[tuple[dict[str, Any], type[Ex
         ({"generative": no_source}, StoreError, "has no column 'source_store'"),
         ({"tiles": [empty]}, (ConfigError, StoreError), "hold no tiles|no tiles"),
         ({"monitor_label": "grade"}, ConfigError, "not all tiles have a column 'grade'"),
+        ({"generative": stores / "gen", "monitor_label": "alpha", "tiles": [stores / "gen"]}, StoreError, "none of"),
+        (
+            {"monitor_label": "alpha", "tiles": [stores / "gen"]},
+            ConfigError,
+            "column 'alpha' holds no labels but float32",
+        ),
+        ({"tiles": [stores / "real", stores / "gen"]}, ConfigError, "of kinds generative, slide together; give the"),
         ({"generative": stores / "int"}, StoreError, "are of kind interpolated"),
         ({"interpolated": stores / "int-any"}, ConfigError, "only 0 of 32 tiles are their partner's partner"),
         ({"crops": {"global_px": 24}}, ConfigError, "tiles of 16 px are smaller than the global crops of 24 px"),
+        ({"crops": {"local_px": 24}}, ConfigError, "tiles of 16 px are smaller than the local crops of 24 px"),
         ({"optim": {"batch": 64}}, ConfigError, "a batch of 64 cannot be drawn from 32 tiles"),
+        (gen(stores, optim={"batch": 64}), ConfigError, "a batch of 64 cannot be drawn from 32 tiles in pairs"),
+        (
+            gen(stores, optim={"batch": 7}),
+            ConfigError,
+            "batch 7 does not split evenly over whole pairs; use a multiple of 2",
+        ),
+        ({"model": {"name": "vit_smal_patch16_224"}}, EncoderError, "for example vit_small_patch16_224 or"),
+        ({"model": {"name": "resnet18"}}, EncoderError, "model.name must be a vision transformer of timm"),
+        (
+            {"model": {"arguments": {"embed_dim": 7, "num_heads": 2, "patch_size": 8}}},
+            EncoderError,
+            "mend model.arguments",
+        ),
+        ({"init_from": "nowhere"}, EncoderError, "encoder 'nowhere' is neither a folder nor a file"),
         ({"optim": {"batch": 9, "accumulate": 2}}, ConfigError, "does not split evenly"),
         ({"optim": {"precision": "float16"}}, ConfigError, "needs a GPU"),
     ]
@@ -390,6 +477,37 @@ def test_bad_input_is_one_sentence_before_anything_is_written(stores: Path, tmp_
         with pytest.raises(error, match=message):
             pretrain.run(config(stores, tmp_path / str(number), **changes))
         assert not (tmp_path / str(number)).exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("crops.global_scale", [1.0, 0.4], "crops.global_scale: [1.0, 0.4] falls; give the lower bound first"),
+        ("crops.global_scale", [0.4, 3], "'crops.global_scale.1' cannot be 3: input should be less than or equal to 1"),
+        ("crops.local_scale", [0, 0.4], "'crops.local_scale.0' cannot be 0: input should be greater than 0"),
+        ("augment.blur", [2, 0, 0], "'augment.blur.0' cannot be 2: input should be less than or equal to 1"),
+        (
+            "augment.solarize",
+            [0, -1, 0],
+            "'augment.solarize.1' cannot be -1: input should be greater than or equal to 0",
+        ),
+        ("augment.blur_sigma", [2.0, 0.1], "augment.blur_sigma: [2.0, 0.1] falls"),
+        ("augment.blur_sigma", [-1, 2], "'augment.blur_sigma.0' cannot be -1"),
+        ("augment.normalise", [[0.5, 0.5, 0.5], [0, 0, 0]], "cannot be 0: input should be greater than 0"),
+        (
+            "augment.normalise",
+            [[123.7, 116.3, 103.5], [1, 1, 1]],
+            "cannot be 123.7: input should be less than or equal",
+        ),
+        ("masks.ratio", [0.5, 2], "'masks.ratio.1' cannot be 2"),
+        ("model.arguments.patch_size", "abc", "model.arguments.patch_size cannot be 'abc'; give the side of a patch"),
+        ("optim.lr", ".nan", "'optim.lr' cannot be nan: input should be a finite number"),
+    ],
+)
+def test_settings_that_would_do_something_else_than_they_say_are_refused(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(PretrainConfig, overrides=[f"{key}={value}"], flags={"tiles": [Path("t")], "out": Path("o")})
+    assert message in str(error.value)
 
 
 def test_missing_synthetic_tiles_can_be_allowed(stores: Path, tmp_path: Path) -> None:

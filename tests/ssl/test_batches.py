@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from histogen.errors import ConfigError, StoreError
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import Batch, BatchReader, ReadAhead
 from histogen.ssl.settings import AugmentSettings, CropSettings, DisSettings, GenSettings, ModelSettings, SslSettings
-from histogen.ssl.sources import link_interpolated, link_synthetic
+from histogen.ssl.sources import check_matching, link_interpolated, link_synthetic
 from histogen.ssl.views import ViewMaker
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
@@ -134,3 +135,51 @@ def test_views_are_cut_from_the_tile_that_the_settings_name(locals_: str, expect
     for b in range(2):
         assert "".join("rg"[round(v)] for v in views.locals[:, b].mean((1, 2, 3)).tolist()) == expected
     np.testing.assert_allclose(views.interpolated.mean((2, 3, 4)), np.full((2, 2), 0.2), atol=1e-6)
+
+
+def test_a_store_of_sources_that_was_made_anew_is_refused(tmp_path: Path) -> None:
+    """The generative store is `synthesize`'s: so many rows for each tile of its source, which has other tiles now."""
+    rows = np.arange(NUM)
+    store = TileStore.create(
+        tmp_path / "g.zarr", kind="generative", store_id="g", tile_px=PX, mpp=0.5, num_tiles=NUM,
+        provenance={"per_source": 1}, columns=columns(rows, rows),
+    )  # fmt: skip
+    store.commit("tiles", 0, store.write_tiles(0, [encode_jpeg(np.zeros((PX, PX, 3), np.uint8))] * NUM))
+    made = TileSet.open_(store.path)
+    same = write(tmp_path / "same" / "real.zarr", rows, "slide")
+    assert link_synthetic(same, made, what="generative").of(rows, 0).tolist() == rows.tolist()
+    half = same.subset(rows[::2])
+    assert link_synthetic(half, made, what="generative").of(np.arange(6), 0).tolist() == rows[::2].tolist()
+    again = write(tmp_path / "again" / "real.zarr", np.arange(NUM - 2), "slide")
+    with pytest.raises(StoreError, match=r"made from 12 tiles at 0.5 mpp, and store '.*real.zarr' has 10 at 0.5 now"):
+        link_synthetic(again, made, what="generative")
+
+
+def test_tiles_with_different_numbers_of_interpolated_tiles_have_their_pairs_in_every_epoch(tmp_path: Path) -> None:
+    """Tiles 0 and 1 have two, 2 and 3 have three, whose third pairs nobody: six epochs until all is as it was."""
+    source = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, 3])
+    partner = np.array([1, 1, 0, 0, 3, 3, 0, 2, 2, 1])
+    real = write(tmp_path / "real.zarr", np.arange(4), "slide")
+    linked = link_interpolated(real, write(tmp_path / "i.zarr", source, "interpolated", **columns(source, partner)))
+    assert linked.tiles.period == 6
+    assert [len(linked.matching(epoch, 4)) for epoch in range(6)] == [2, 2, 1, 2, 2, 1]
+    with pytest.raises(ConfigError, match="only 2 of 4 tiles are their partner's partner"):
+        check_matching(linked, 4)
+
+
+def test_where_leaves_each_tile_its_own_synthetic_tile(sets: dict[str, TileSet]) -> None:
+    """Chosen tiles have other positions than in their store, and the synthetic stores hold tiles of the others too."""
+    chosen = sets["real"].subset(np.array([1, 2, 5, 7, 8, 11]))
+    partners = {1: 7, 7: 1, 2: 8, 8: 2, 5: 11, 11: 5}
+    read = BatchReader(
+        chosen, 4, seed=1, generative=link_synthetic(chosen, sets["generative"], what="generative"),
+        interpolations=link_interpolated(chosen, sets["interpolated"]), dis=DisSettings(pairing="arbitrary"),
+    )  # fmt: skip
+    for step in range(4):
+        batch = read(step)
+        tiles = np.array(who(batch.real))
+        assert set(tiles.tolist()) <= set(partners)
+        assert who(batch.generative) == (tiles + (FIRST, SECOND)[step % 2]).tolist()  # an epoch is one step of four
+        assert who(batch.interpolated) == (BETWEEN + tiles).tolist()
+        assert who(batch.partner_real) == [partners[tile] for tile in tiles.tolist()]
+        np.testing.assert_allclose(batch.alpha, (1 + tiles) / 20, rtol=1e-6)

@@ -88,3 +88,28 @@ def leave_as_killed(finished: Path, out: Path) -> None:
     shutil.rmtree(out / "encoder")
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "status": "started"}))
+
+
+REFUSED = """
+import os, sys
+from histogen.errors import OutputExistsError
+from histogen.pipelines import pretrain
+try:
+    pretrain.run(pretrain.PretrainConfig.model_validate_json(sys.argv[1]))
+except OutputExistsError:
+    sys.exit(0 if int(os.environ["RANK"]) == 0 else 7)
+except SystemExit as end:
+    sys.exit(0 if end.code == 2 and int(os.environ["RANK"]) == 1 else 8)
+sys.exit(9)
+"""
+
+
+def test_what_the_first_process_refuses_ends_the_others_without_a_traceback(
+    launch: Callable[..., None], tmp_path: Path
+) -> None:
+    make_store(tmp_path / "s.zarr")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml").write_text("{}")
+    launch(2, REFUSED, json.dumps({**SETTINGS, "tiles": [str(tmp_path / "s.zarr")], "out": str(out)}))
+    assert [path.name for path in out.iterdir()] == ["config.yaml"]

@@ -226,12 +226,43 @@ def test_fit_logs_means_over_the_window(tmp_path: Path) -> None:
     rows = read_journal(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [4, 6]
     np.testing.assert_allclose(rows[0]["loss"], np.mean(seen[:4]), rtol=1e-6)
-    np.testing.assert_allclose(last["loss"], np.mean(seen[4:]), rtol=1e-12)
+    assert last == {key: value for key, value in rows[-1].items() if key != "step"}
+    np.testing.assert_allclose(last["loss"], np.mean(seen[4:]), rtol=1e-6)
+    again = fit(Walk(), run_dir=tmp_path, num_steps=6, checkpoint_every=6, log_every=4, resume=True)
+    assert again == last  # killed after its last checkpoint
 
 
 def test_fit_stops_after_three_nonfinite_losses_and_names_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingStoppedError, match=r"loss of step 10 is nan, the third.*step-00000006\.pt"):
         fit(Walk(nan_from=7), run_dir=tmp_path, num_steps=30, checkpoint_every=6)
+
+
+@pytest.mark.parametrize(("every", "kept"), [(4, (4, 8)), (1, (7, 8))])
+def test_no_checkpoint_of_a_step_without_a_loss_takes_the_place_of_a_good_one(
+    tmp_path: Path, every: int, kept: tuple[int, int]
+) -> None:
+    """The checkpoint of step 8 holds the weights that gave step 9 no loss: the one before it is the good one."""
+    with pytest.raises(
+        TrainingStoppedError, match=rf"loss of step 11 is nan.*good checkpoint is.*step-0000000{kept[0]}"
+    ):
+        fit(Walk(nan_from=8), run_dir=tmp_path, num_steps=30, checkpoint_every=every, keep=2)
+    assert [p.stem for p in list_checkpoints(tmp_path / "checkpoints")] == [f"step-{step:08d}" for step in kept]
+
+
+def test_a_checkpoint_that_falls_on_a_bad_step_is_written_after_the_next_good_one(tmp_path: Path) -> None:
+    task = Walk()
+    inner = task.step
+    task.step = lambda step: {"loss": float("nan")} if step == 5 else inner(step)  # type: ignore[method-assign]
+    fit(task, run_dir=tmp_path, num_steps=8, checkpoint_every=6, keep=9)
+    assert [p.stem for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000007", "step-00000008"]
+
+
+def test_a_checkpoint_that_is_passed_over_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(Walk(), run_dir=tmp_path, num_steps=8, checkpoint_every=4)
+    (tmp_path / "checkpoints" / "step-00000008.pt").write_bytes(b"torn")
+    fit(Walk(), run_dir=tmp_path, num_steps=8, checkpoint_every=4, resume=True)
+    said = capsys.readouterr().err
+    assert "step-00000008.pt' does not verify; going on from the one before it, at step 4" in said
 
 
 def test_fit_refuses_settings_that_cannot_work(tmp_path: Path) -> None:
