@@ -24,6 +24,10 @@ NESTED_KEYS = ("teacher", "student", "state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 HEAD = re.compile(r"^(head|fc|classifier|dino_head|ibot_head|head_drop)\.|^mask_token$")
 
+NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
+"""What torch's restricted unpickler raises on a file of something else."""
+UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -71,8 +75,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # DINO keeps its arguments beside the weights
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
-        raise EncoderError(f"'{path}' holds no readable weights ({_first_line(error)}); give another file") from error
+    except UNREADABLE as error:
+        reason = "it is no file of weights, or would run code" if isinstance(error, NOT_TENSORS) else _first_line(error)
+        raise EncoderError(f"'{path}' holds no readable weights ({reason}); give another file") from error
     state = _find_state(content)
     if not state:
         raise EncoderError(f"'{path}' holds no tensors by name; give a file of weights")

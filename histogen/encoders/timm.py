@@ -154,8 +154,14 @@ def load_timm(rest: str) -> Encoder:
 
 
 def load_random(rest: str) -> Encoder:
-    """Return ``random:NAME`` or ``random:NAME@SEED``: an untrained timm model, a baseline for benchmarks."""
+    """Return ``random:NAME`` or ``random:NAME@SEED``: an untrained timm model, a baseline for benchmarks.
+
+    Raises:
+        EncoderError: no such model, or the seed is no number.
+    """
     name, _, seed = rest.partition("@")
+    if not (seed or "0").isdigit():
+        raise EncoderError(f"the seed of 'random:{rest}' cannot be '{seed}'; give a number: random:{name}@1")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed or 0))
         model = _create(name, pretrained=False)

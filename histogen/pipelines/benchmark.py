@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from pydantic import Field
 
 import histogen
 from histogen.config import BulkConfig
-from histogen.encoders.base import load_encoder
+from histogen.encoders.base import EncoderCard, load_encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation.judge import JudgeSettings, judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
@@ -69,6 +69,7 @@ def run(config: BenchmarkConfig) -> Outcome:
     specs = named_specs(config.encoders)
     device = str(resolve_device(config.device))
     cards = {name: load_encoder(spec).card for name, spec in specs.items()}
+    check_runs(cards)
     inputs = {"tiles": tiles.content_hash, **{name: card.name for name, card in cards.items()}}
     out = claim_output(config, command="benchmark", inputs=inputs)
     failures = [sentence for spec in specs.values() for sentence in _embed(config, spec)]
@@ -152,6 +153,16 @@ def named_specs(encoders: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"two encoders are called '{name}' ('{specs[name]}' and '{spec}'); write NAME={spec}")
         specs[name] = spec
     return specs
+
+
+def check_runs(cards: Mapping[str, EncoderCard]) -> None:
+    """Raise ConfigError when two runs of a recipe are one: they would show no variance between runs."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, card in cards.items():
+        recipe, number, _ = name.partition("#")
+        other = seen.setdefault((recipe, card.weights_sha256), name)
+        if number and other != name:
+            raise ConfigError(f"'{other}' and '{name}' have the same weights; give runs of '{recipe}' with other seeds")
 
 
 def describe(task: Task, config: BenchmarkConfig) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def describe(path: Path, *, check: bool = False) -> Outcome:
     """
     buffer = io.StringIO()
     parts = list(_parts(path))
+    check = check and _holds_stores(path)
     damaged = tuple(s for store in find_stores(path) for s in damaged_shards(TileStore.open_(store))) if check else ()
     if check and not damaged:
         parts += _copies(path)
@@ -52,10 +53,15 @@ def _parts(path: Path) -> Iterable[RenderableType]:
         return
     if path.is_dir() and (records_folder(path) / CONFIG_NAME).exists():
         yield from _run(path)
-    if path.suffix == ".csv" or (path / "zarr.json").exists() or any(path.glob("*.zarr")) or any(path.glob("*/*.zarr")):
+    if _holds_stores(path):
         yield from _stores([TileStore.open_(store) for store in find_stores(path)], path)
     elif not (path / CONFIG_NAME).exists():
         raise ConfigError(f"'{path}' is a folder without a run or a tile store; give one, or a slide")
+
+
+def _holds_stores(path: Path) -> bool:
+    folder = path.is_dir() and (any(path.glob("*.zarr")) or any(path.glob("*/*.zarr")))
+    return folder or path.suffix == ".csv" or (path / "zarr.json").exists()
 
 
 # stores

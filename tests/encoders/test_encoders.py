@@ -172,11 +172,14 @@ def test_colour_histogram_equals_numpy() -> None:
 
 def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "script.sh").write_text(". ./env.sh\nexport A=1\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     cases = {
         str(tmp_path / "none"): "neither a folder nor a file",
-        str(tmp_path / "text.pth"): "holds no readable weights",
+        str(tmp_path / "text.pth"): r"holds no readable weights \(it is no file of weights, or would run code\); give",
+        str(tmp_path / "script.sh"): "holds no readable weights",
+        "random:test_vit@x": "the seed of 'random:test_vit@x' cannot be 'x'; give a number: random:test_vit@1",
         str(tmp_path / "empty"): "holds no encoder",
         str(tmp_path / "run"): "its training is not finished",
         "timm:no_such_model": "timm has no model 'no_such_model'",

@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from histogen.encoders.base import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines import benchmark, import_images
@@ -150,6 +151,27 @@ def test_names_of_encoders() -> None:
     }  # fmt: skip
     with pytest.raises(ConfigError, match="two encoders are called 'dino'"):
         named_specs(["a/dino", "b/dino"])
+
+
+def test_one_run_given_twice_is_no_second_run_of_its_recipe(slides: Path, tmp_path: Path) -> None:
+    twice = [f"A#{number}=random:test_vit" for number in (1, 2)]
+    given = benchmark.BenchmarkConfig(tiles=[slides], encoders=[*twice, "B=colour"], out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="'A#1' and 'A#2' have the same weights; give runs of 'A' with other seeds"):
+        benchmark.run(given)
+    assert not (tmp_path / "out").exists()
+    cards = {name: load_encoder("colour").card for name in ("A", "B", "A#1", "C#1")}
+    benchmark.check_runs(
+        {key: cards[key] for key in ("A", "B", "C#1")}
+    )  # the same weights under other names are theirs
+
+
+@pytest.mark.parametrize(
+    ("supervision", "said"),
+    [("none", False), ("none (no weights)", False), ("as its authors state", True), ("unknown", True)],
+)
+def test_notes_say_whose_weights_may_have_seen_labels(supervision: str, said: bool) -> None:
+    notes = benchmark.encoder_notes([{"name": "E", "card": {"supervision": supervision}}])
+    assert (f"E may have been made with labels ({supervision})." in notes) == said
 
 
 def test_an_unknown_column_of_groups_is_named(slides: Path, tmp_path: Path) -> None:

@@ -288,6 +288,24 @@ def test_killed_after_the_last_checkpoint_and_resumed_says_the_same(stores: Path
     assert results[1]["tiles_per_second"] == 0  # none was trained on meanwhile
 
 
+COLLAPSING: dict[str, Any] = {
+    "loss": {"centre": False, "teacher_momentum": 0.9}, "collapse": {"every": 2},
+    "optim": {"num_steps": 60, "lr": 0.1, "warmup_epochs": 0.0, "freeze_last_layer_epochs": 0.0},
+}  # fmt: skip
+
+
+def test_a_run_that_collapses_says_so_where_it_is_seen(
+    stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = pretrain.run(config(stores, tmp_path / "run", **COLLAPSING))
+    step = json.loads((tmp_path / "run" / "run.json").read_text())["results"]["collapse_step"]
+    assert 6 <= step <= 60
+    assert f"collapse at step {step}: " in capsys.readouterr().err
+    assert outcome.summary.endswith(f"COLLAPSED at step {step}")
+    with pytest.raises(TrainingStoppedError, match=f"collapse at step {step}: "):
+        pretrain.run(config(stores, tmp_path / "stopped", **{**COLLAPSING, "collapse": {"every": 2, "stop": True}}))
+
+
 def test_an_encoder_that_the_last_step_broke_is_not_exported(stores: Path, tmp_path: Path) -> None:
     broken = {"num_steps": 1, "lr": 1e38, "warmup_epochs": 0, "min_lr": 1e38, "precision": "float32"}
     with pytest.raises(TrainingStoppedError, match="gives no finite embedding after the last step"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 
 import numpy as np
@@ -192,10 +193,13 @@ def test_the_default_views_are_the_published_ones() -> None:
         assert (spec.vertical_flip, spec.quarter_turn, spec.stain) == (0.0, 0.0, 0.0)
 
 
+@pytest.mark.parametrize("pairing", ["matching", "arbitrary"])
 @pytest.mark.parametrize("mode", ["alg1", "figure", "figure+local"])
-def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str) -> None:
+def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str, pairing: str) -> None:
     """Each student view of an interpolated tile against the mixed teacher outputs of the right views of both tiles."""
-    settings = SETTINGS.model_copy(update={"dis": DisSettings(mode=mode, weight=0.5, teacher_temp=0.06)})
+    settings = SETTINGS.model_copy(
+        update={"dis": DisSettings(mode=mode, weight=0.5, teacher_temp=0.06, pairing=pairing)}
+    )
     student, teacher = build_networks(settings, seed=0)
     size, rows = 4, np.arange(4)
     generator = torch.Generator().manual_seed(0)
@@ -206,11 +210,14 @@ def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str) -> None:
         torch.from_numpy(first),
         interpolated=torch.randn(1 if mode == "alg1" else 2, size, 3, 32, 32, generator=generator),
         interpolated_locals=torch.randn(3, size, 3, 16, 16, generator=generator) if mode == "figure+local" else None,
+        partners=None if pairing == "matching" else torch.randn(
+            1 if mode == "alg1" else 2, size, 3, 32, 32, generator=generator
+        ),
     )  # fmt: skip
     pixels = np.zeros((size, 1, 1, 3), np.uint8)
     batch = Batch(
         rows, rows, pixels, generative=pixels, generative_first=first, interpolated=pixels,
-        has_interpolated=np.ones(size, bool), alpha=alpha, partner=partner,
+        has_interpolated=np.ones(size, bool), alpha=alpha, partner=partner if pairing == "matching" else None,
     )  # fmt: skip
 
     def out(network: DinoNetwork, view: torch.Tensor) -> np.ndarray:
@@ -226,10 +233,14 @@ def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str) -> None:
     changed = [out(student, v) for v in views.interpolated] + [
         out(student, v) for v in (() if views.interpolated_locals is None else views.interpolated_locals)
     ]
+    if pairing == "arbitrary":
+        theirs = [out(teacher, view) for view in views.partners]  # type: ignore[union-attr]
+    else:
+        theirs = [np.stack(seen_by)[partner] for seen_by in (of_real, of_generative)]
     terms = []
-    for source in [of_real] if mode == "alg1" else [of_real, of_generative]:
+    for kind, source in enumerate([of_real] if mode == "alg1" else [of_real, of_generative]):
         for b in rows:
-            mixed = alpha[b] * source[b] + (1 - alpha[b]) * source[partner[b]]
+            mixed = alpha[b] * source[b] + (1 - alpha[b]) * theirs[kind][b]
             terms += [-(softmax(mixed / 0.06) * np.log(softmax(view[b] / 0.1))).sum() for view in changed]
     task = our_task(settings, (student, teacher))
     task.read = lambda step: batch  # type: ignore[assignment]
@@ -238,3 +249,73 @@ def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str) -> None:
     assert found["loss_dis"] == pytest.approx(np.mean(terms), rel=1e-4)
     assert found["loss"] == pytest.approx(found["loss_dino"] + 0.5 * found["loss_dis"], rel=1e-6)
     np.testing.assert_allclose(task.centre.value, 0.1 * np.mean(seen, axis=(0, 1)), atol=1e-6)  # of global views alone
+
+
+def test_several_passes_are_the_same_step_and_move_the_centre_once() -> None:
+    """Partners stay together in a pass, and centre and clipping see the whole batch."""
+    size, px = 8, 40
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (size, px, px, 3), dtype=np.uint8) for _ in range(3)]
+    rows = np.arange(size)
+    batch = Batch(
+        rows, rows, pixels[0], generative=pixels[1], generative_first=rng.random(size) < 0.5, interpolated=pixels[2],
+        has_interpolated=np.ones(size, bool), alpha=rng.uniform(0.3, 0.7, size).astype(np.float32), partner=rows ^ 1,
+    )  # fmt: skip
+    states, losses = [], []
+    for passes in (1, 4):
+        settings = SETTINGS.model_copy(
+            update={"optim": SETTINGS.optim.model_copy(update={"accumulate": passes, "batch": size})}
+        )
+        task = our_task(settings, build_networks(settings, seed=0))
+        task.read = lambda step: batch  # type: ignore[assignment]
+        losses.append([task.step(step)["loss"] for step in range(3)])
+        states.append(task.state_dict())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    torch.testing.assert_close(states[0]["centre"]["value"], states[1]["centre"]["value"], rtol=1e-4, atol=1e-6)
+    for name in ("student", "teacher"):
+        for key, value in states[0][name].items():
+            torch.testing.assert_close(value, states[1][name][key], rtol=1e-3, atol=2e-5)
+
+
+def scaled_task(scale: float) -> DinoTask:
+    """A task that scales its loss as float16 does, in float32 so that a CPU can run it."""
+    task = our_task(SETTINGS, build_networks(SETTINGS, seed=0))
+    task.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
+    task.make_views = lambda batch, seed: given_views(seed % 7)  # type: ignore[assignment,misc]
+    return task
+
+
+def test_a_scaled_loss_changes_no_step_and_clipping_sees_gradients_unscaled() -> None:
+    plain, scaled = our_task(SETTINGS, build_networks(SETTINGS, seed=0)), scaled_task(2.0**10)
+    plain.make_views = scaled.make_views
+    for step in range(4):
+        assert plain.step(step)["loss"] == pytest.approx(scaled.step(step)["loss"], rel=1e-6)
+    for a, b in zip(plain.student.parameters(), scaled.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert scaled.scaler.get_scale() == 2.0**12  # it grew after every second step
+
+
+def test_the_scale_is_part_of_a_checkpoint() -> None:
+    whole, first, second = (scaled_task(2.0**10) for _ in range(3))
+    for step in range(5):
+        whole.step(step)
+    for step in range(3):
+        first.step(step)
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
+    for step in range(3, 5):
+        second.step(step)
+    assert second.scaler.state_dict() == whole.scaler.state_dict() != scaled_task(2.0**10).scaler.state_dict()
+    for a, b in zip(whole.student.parameters(), second.student.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_scale_that_overflows_is_halved_and_the_student_left_as_it_was() -> None:
+    task = scaled_task(2.0**127)
+    before = copy.deepcopy(task.student.state_dict())
+    assert math.isfinite(task.step(0)["loss"])
+    assert math.isfinite(task.step(3)["loss"])
+    assert task.scaler.get_scale() == 2.0**125
+    for key, value in task.student.state_dict().items():
+        assert torch.equal(value, before[key]), key
