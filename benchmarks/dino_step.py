@@ -95,7 +95,7 @@ def main() -> None:
     zeros, rows = np.zeros((size, 1, 1, 3), np.uint8), np.arange(size)
     batch = Batch(rows, rows, zeros)
     mixed = Batch(
-        rows, rows, zeros, interpolated=zeros, has_interpolated=np.ones(size, bool),
+        rows, rows, zeros, interpolated=zeros, interpolated_weight=np.ones(size, np.float32),
         alpha=np.full(size, 0.5, np.float32), partner=rows ^ 1,
     )  # fmt: skip
     plain = PlainStep(build_networks(settings, seed=0), settings.model.prototypes)

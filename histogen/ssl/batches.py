@@ -35,7 +35,8 @@ class Batch:
     generative_first: np.ndarray | None = None
     """bool [B]: whether global view 1 is cut from ``generative``."""
     interpolated: np.ndarray | None = None
-    has_interpolated: np.ndarray | None = None
+    interpolated_weight: np.ndarray | None = None
+    """float32 [B]: 0 where a tile has no interpolated tile; the mean over the global batch is 1."""
     alpha: np.ndarray | None = None
     partner: np.ndarray | None = None
     """Place of the partner in this batch, int64 [B] (pairing ``matching``)."""
@@ -131,7 +132,7 @@ class BatchReader:
         pixels = real.copy()
         pixels[present] = self._read(self.interpolations.tiles.synthetic, chosen[present])
         alpha = np.where(present, self.interpolations.alpha[chosen], 1.0).astype(np.float32)
-        values = {"interpolated": pixels, "has_interpolated": present, "alpha": alpha}
+        values = {"interpolated": pixels, "interpolated_weight": self._weight(present, step), "alpha": alpha}
         if self.matching:
             return {**values, "partner": np.arange(len(indices)) ^ 1}
         partners = np.where(present, self.interpolations.partner[chosen], indices)
@@ -142,6 +143,12 @@ class BatchReader:
             second[theirs != MISSING] = self._read(self.generative.synthetic, theirs[theirs != MISSING])
             values["partner_generative"] = second
         return values
+
+    def _weight(self, present: np.ndarray, step: int) -> np.ndarray:
+        """Return ``present`` [B] over the share of the global batch that has an interpolated tile."""
+        assert self.interpolations is not None
+        everywhere = self.interpolations.tiles.of(self.indices_of(step), self.order.epoch_of(step)) != MISSING
+        return (present / max(float(everywhere.mean()), 1.0 / self.batch)).astype(np.float32)
 
     def _pairs_of(self, epoch: int) -> np.ndarray:
         assert self.interpolations is not None

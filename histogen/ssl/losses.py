@@ -71,7 +71,7 @@ def mixed_targets(
 
 
 def disentanglement_loss(
-    student: torch.Tensor, targets: torch.Tensor, *, student_temp: float, present: torch.Tensor | None = None
+    student: torch.Tensor, targets: torch.Tensor, *, student_temp: float, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Return the mean cross-entropy between every target and every student view of the interpolated tiles.
 
@@ -79,13 +79,13 @@ def disentanglement_loss(
         student: raw outputs [V, B, K] of views of the interpolated tiles.
         targets: [G, B, K], from :func:`mixed_targets`.
         student_temp: temperature of the student.
-        present: bool [B], which tiles have an interpolated tile; all when not given. The mean is over these.
+        weight: float [B], of each tile in the mean: 0 where it has no interpolated tile, 1 / the share of those that
+            have one in the *global* batch elsewhere, so that the mean over passes and processes is that over these
+            tiles. 1 when not given.
     """
     target = targets.mean(0)
     per_tile = -(target * functional.log_softmax(student.float() / student_temp, dim=-1)).sum(-1).mean(0)
-    if present is None:
-        return per_tile.mean()
-    return torch.where(present, per_tile, 0.0).sum() / present.sum().clamp(min=1)
+    return per_tile.mean() if weight is None else (per_tile * weight).mean()
 
 
 def masked_patch_loss(

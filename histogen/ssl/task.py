@@ -238,7 +238,7 @@ class DinoTask:
         """Return the disentanglement loss and the entropy of its targets."""
         dis = self.settings.dis
         assert batch.alpha is not None
-        assert batch.has_interpolated is not None
+        assert batch.interpolated_weight is not None
         source = real_first(outputs[0], views.generative_first)
         if dis.mode == "alg1":
             source = source[:1]
@@ -254,9 +254,9 @@ class DinoTask:
             temperature=dis.teacher_temp or temperature,
             mix_space=dis.mix_space,
         )
-        present = torch.from_numpy(batch.has_interpolated).to(self.device)
+        weight = torch.from_numpy(batch.interpolated_weight).to(self.device)
         loss = losses.disentanglement_loss(
-            student, targets, student_temp=self.settings.loss.student_temp, present=present
+            student, targets, student_temp=self.settings.loss.student_temp, weight=weight
         )
         return loss, losses.entropy(targets)
 

@@ -183,3 +183,21 @@ def test_where_leaves_each_tile_its_own_synthetic_tile(sets: dict[str, TileSet])
         assert who(batch.interpolated) == (BETWEEN + tiles).tolist()
         assert who(batch.partner_real) == [partners[tile] for tile in tiles.tolist()]
         np.testing.assert_allclose(batch.alpha, (1 + tiles) / 20, rtol=1e-6)
+
+
+def test_absent_interpolated_tiles_weigh_nothing_and_the_others_the_same_on_every_process(
+    sets: dict[str, TileSet], tmp_path: Path
+) -> None:
+    """Of twelve tiles three have none: wherever they fall, the weights of the two halves of a batch average to one."""
+    rows = np.array([0, 1, 2, 3, 5, 6, 7, 8, 10])
+    made = write(tmp_path / "part.zarr", BETWEEN + rows, "interpolated", **columns(rows, (rows + 6) % NUM))
+    linked = link_interpolated(sets["real"], made, allow_missing=True)
+    arbitrary = DisSettings(pairing="arbitrary")
+    halves = [
+        BatchReader(sets["real"], NUM, seed=3, interpolations=linked, dis=arbitrary, share=share)(0)
+        for share in (slice(0, 6), slice(6, 12))
+    ]
+    weights = np.concatenate([half.interpolated_weight for half in halves])  # type: ignore[misc]
+    tiles = np.concatenate([half.indices for half in halves])
+    np.testing.assert_allclose(weights, np.where(np.isin(tiles, rows), 12 / 9, 0.0), rtol=1e-6)
+    assert len({half.interpolated_weight.sum() for half in halves}) == 2, "the halves have as many: no test"

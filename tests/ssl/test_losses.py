@@ -113,10 +113,15 @@ def test_disentanglement_averages_targets_and_views_and_leaves_absent_tiles_out(
     assert found.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-6)
     present = torch.tensor([True, False, True, True, False, False])
     part = losses.disentanglement_loss(student[:, present], targets[:, present], student_temp=0.1)
-    assert losses.disentanglement_loss(student, targets, student_temp=0.1, present=present).item() == pytest.approx(
-        part.item(), rel=1e-6
-    )
-    nothing = losses.disentanglement_loss(student, targets, student_temp=0.1, present=torch.zeros(B, dtype=torch.bool))
+    weight = present / present.float().mean()
+    whole = losses.disentanglement_loss(student, targets, student_temp=0.1, weight=weight)
+    assert whole.item() == pytest.approx(part.item(), rel=1e-6)
+    passes = [  # of one and of two present tiles: each counts the same in the end
+        losses.disentanglement_loss(student[:, rows], targets[:, rows], student_temp=0.1, weight=weight[rows])
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    assert torch.stack(passes).mean().item() == pytest.approx(part.item(), rel=1e-6)
+    nothing = losses.disentanglement_loss(student, targets, student_temp=0.1, weight=torch.zeros(B))
     assert nothing.item() == 0.0
 
 

@@ -217,7 +217,7 @@ def test_gen_dinos_terms_and_centre_equal_a_plain_reading(mode: str, pairing: st
     pixels = np.zeros((size, 1, 1, 3), np.uint8)
     batch = Batch(
         rows, rows, pixels, generative=pixels, generative_first=first, interpolated=pixels,
-        has_interpolated=np.ones(size, bool), alpha=alpha, partner=partner if pairing == "matching" else None,
+        interpolated_weight=np.ones(size, np.float32), alpha=alpha, partner=partner if pairing == "matching" else None,
     )  # fmt: skip
 
     def out(network: DinoNetwork, view: torch.Tensor) -> np.ndarray:
@@ -259,7 +259,8 @@ def test_several_passes_are_the_same_step_and_move_the_centre_once() -> None:
     rows = np.arange(size)
     batch = Batch(
         rows, rows, pixels[0], generative=pixels[1], generative_first=rng.random(size) < 0.5, interpolated=pixels[2],
-        has_interpolated=np.ones(size, bool), alpha=rng.uniform(0.3, 0.7, size).astype(np.float32), partner=rows ^ 1,
+        interpolated_weight=np.ones(size, np.float32), alpha=rng.uniform(0.3, 0.7, size).astype(np.float32),
+        partner=rows ^ 1,
     )  # fmt: skip
     states, losses = [], []
     for passes in (1, 4):
