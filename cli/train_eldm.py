@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, execute
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
 
 NAME = "train-eldm"
 
@@ -27,6 +27,8 @@ def command(
     device: Device = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Train the embedding-conditioned latent diffusion model (E-LDM) on unlabelled tiles.
 
@@ -37,4 +39,5 @@ def command(
     execute(
         pipeline.TrainEldmConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=encoder,
         autoencoder=autoencoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
+        workers=workers, scheduler=scheduler,
     )  # fmt: skip

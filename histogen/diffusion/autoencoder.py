@@ -114,6 +114,16 @@ def latent_channels(autoencoder: Autoencoder) -> int:
     return int(autoencoder.config["latent_channels"])
 
 
+def check_tile_px(autoencoder: Autoencoder, tile_px: int) -> None:
+    """Raise ConfigError unless tiles of ``tile_px`` are whole latent cells: others would come back in another size."""
+    cell = downsampling(autoencoder)
+    if tile_px % cell:
+        raise ConfigError(
+            f"tiles of {tile_px} px are not whole latent cells of {cell} px; use tiles of a multiple of {cell} px, or "
+            "an autoencoder with fewer channels entries"
+        )
+
+
 def to_signal(images: Tensor) -> Tensor:
     """Return uint8 images [B, H, W, 3] as float32 [B, 3, H, W] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from histogen.config import Settings
@@ -21,10 +21,16 @@ class ObjectiveSettings(Settings):
     """``eps``: the noise (LDM); ``v``: Salimans & Ho 2022; ``flow``: noise minus data on a straight path (SiT)."""
     min_snr_gamma: float | None = Field(default=5.0, gt=0)
     """Clip of the signal-to-noise weight (Hang et al. 2023, arXiv 2303.09556); null is none. Not for flow."""
-    beta_start: float = Field(default=0.0015, gt=0)
+    beta_start: float = Field(default=0.0015, gt=0, lt=1)
     """First beta; LDM's value."""
-    beta_end: float = Field(default=0.0195, gt=0)
+    beta_end: float = Field(default=0.0195, gt=0, lt=1)
     """Last beta; LDM's value, on its square-root-linear schedule."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ObjectiveSettings:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
+        return self
 
 
 def build_scheduler(settings: ObjectiveSettings) -> SchedulerMixin:

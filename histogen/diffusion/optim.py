@@ -24,7 +24,7 @@ class OptimSettings(Settings):
     final_lr: float = Field(default=1e-5, ge=0)
     """Learning rate at the end of the cosine."""
     warmup: int = Field(default=1000, ge=0)
-    """Steps of linear warm-up; the group's published value."""
+    """Steps of linear warm-up, at most a fifth of all; the group's published value."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's."""
     clip: float = Field(default=1.0, gt=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle  # noqa: TID251 - for the name of the error that torch raises
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,16 @@ def read_weights(path: Path) -> State:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"weights '{path}' do not exist; check the path") from error
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+            with warnings.catch_warnings(action="ignore"):  # of protocols, about files that are refused just after
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError(f"weights '{path}' cannot be read ({error.strerror}); check the path") from error
+    except SafetensorError as error:
+        raise ConfigError(f"weights '{path}' are damaged ({error}); copy the file again") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ConfigError(
-            f"weights '{path}' hold more than tensors, or are damaged; save their state_dict as .safetensors first"
+            f"weights '{path}' hold more than tensors, or are damaged; copy the file again, or save its state_dict as "
+            ".safetensors"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}

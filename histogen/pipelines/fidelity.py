@@ -84,11 +84,14 @@ def run(config: FidelityConfig) -> Outcome:
     maker = None if config.eldm is None else Maker.open_(config.eldm, sets.synthetic, device)
     loaded = {name: load_encoder(spec, device) for name, spec in specs.items()}
     cards = {name: encoder.card for name, encoder in loaded.items()}
+    size = compared_size(sets, config.compare)
+    if maker is not None:
+        maker.check_embedded(sets.real, {card.name for card in cards.values()})
     inputs = {"train": sets.train.content_hash, "held_out": sets.held_out.content_hash}
     inputs |= {name: tiles.content_hash for name, tiles in sets.synthetic.items()}
     out = claim_output(config, command="fidelity", inputs=inputs | {name: c.name for name, c in cards.items()})
+    copies, pairs = find_copies(sets, config, device)
     _embed_all(config, list(folders.values()), list(specs.values()))
-    size = compared_size(sets, config.compare)
     untold = {} if maker is None else unconditional_embeddings(maker, size, loaded, seed=config.seed)
     encoders = []
     baselines = 2 + (maker is not None)
@@ -96,7 +99,6 @@ def run(config: FidelityConfig) -> Outcome:
         for name, card in cards.items():
             figures = compare_sets(sets, card.name, config, device, bar, size=size, unconditional=untold.get(name))
             encoders.append({"name": name, "spec": specs[name], "card": card.to_json(), **figures})
-    copies, pairs = find_copies(sets, config, device)
     fidelity = {
         "histogen": histogen.__version__,
         "num_train": len(sets.train),
@@ -115,8 +117,16 @@ def run(config: FidelityConfig) -> Outcome:
 
 
 def compared_size(sets: _Sets, settings: FidelitySettings) -> int:
-    """Return how many tiles of every set are compared: the distances depend on it, so it is one number."""
-    return min(settings.max_tiles, len(sets.train), *(len(tiles) for tiles in sets.synthetic.values()))
+    """Return how many tiles of every set are compared: the distances depend on it, so it is one number.
+
+    Raises:
+        ConfigError: they are too few for the manifolds.
+    """
+    size = min(settings.max_tiles, len(sets.train), *(len(tiles) for tiles in sets.synthetic.values()))
+    fewest = min(size, len(sets.held_out))
+    if fewest <= settings.k:
+        raise ConfigError(f"compare.k = {settings.k} neighbours need more than {fewest} tiles in each set; give more")
+    return size
 
 
 def compare_sets(
@@ -158,14 +168,23 @@ def find_copies(
     reports, pictures = [], {}
     with progress_bar("copies", total=total, unit="tiles") as bar:
         train_rows, train = _layouts(sets.train, np.arange(len(sets.train)), bar)
+        if len(train) < 2:
+            raise ConfigError(f"of {len(sets.train):,} training tiles {len(train)} have contrast; copies need two")
         held_rows = drawn_rows(len(sets.held_out), limit, seed=seed, name="held out")
         _, held_out = _layouts(sets.held_out, held_rows, bar)
+        if not len(held_out):
+            raise ConfigError(f"all of {len(held_rows):,} held-out tiles are plain (no contrast); give others")
         usual, duplicates = memorisation.without_duplicates(memorisation.copy_scores(held_out, train, device=device))
         if not len(usual.ratio):
             raise ConfigError("every held-out tile is a duplicate of a training tile; give tiles that were held out")
         for name, tiles in sets.synthetic.items():
             rows = drawn_rows(len(tiles), limit, seed=seed, name=name)
             judged, layouts = _layouts(tiles, rows, bar)
+            counts: dict[str, Any] = {"set": name, "judged": len(judged), "plain": len(rows) - len(judged)}
+            counts["duplicates"] = duplicates
+            if not len(judged):  # what a generator makes that has collapsed to plain colour: the distances tell
+                reports.append({**counts, "pairs": []})
+                continue
             scores = memorisation.copy_scores(layouts, train, device=device)
             report = memorisation.report_copies(scores, usual, quantile=config.compare.copy_quantile)
             nearest = np.argsort(scores.ratio, kind="stable")[:MAX_PAIRS]
@@ -180,8 +199,6 @@ def find_copies(
                 )
                 for i in nearest
             ]
-            counts: dict[str, Any] = {"set": name, "judged": len(judged), "plain": len(rows) - len(judged)}
-            counts["duplicates"] = duplicates
             listed = [{"synthetic": p.synthetic, "training": p.training, "ratio": p.ratio} for p in pairs]
             reports.append({**counts, **copy_figures(report, scores, usual), "pairs": listed})
             pictures[name] = pairs
@@ -193,11 +210,17 @@ def _all_sources(sets: _Sets) -> NDArray[np.int64]:
 
 
 def _samples(name: str, synthetic: TileSet, real: TileSet, seed: int) -> Section:
+    rows = _rows_in(real, synthetic, "source"), _partner_rows(real, synthetic)
+    return samples_section(name, synthetic, real, *rows, seed=seed)
+
+
+def _partner_rows(real: TileSet, synthetic: TileSet) -> NDArray[np.int64]:
+    """Return the row of each tile's partner in ``real``; -1 where it has none."""
     partners = np.full(len(synthetic), -1, dtype=np.int64)
     paired = np.flatnonzero(synthetic.column("partner_index") >= 0)
     if len(paired):
         partners[paired] = _rows_in(real, synthetic.subset(paired), "partner")
-    return samples_section(name, synthetic, real, _rows_in(real, synthetic, "source"), partners, seed=seed)
+    return partners
 
 
 def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:
@@ -214,6 +237,13 @@ def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:
     for name, tiles in synthetic.items():
         if not tiles.has_column("source_store"):
             raise StoreError(f"'{folders[name]}' holds no synthetic tiles (no column 'source_store'); check the path")
+        if tiles.tile_px != real.tile_px or held_out.tile_px != real.tile_px:
+            raise StoreError(
+                f"tiles of {real.tile_px} px, held-out ones of {held_out.tile_px} px and '{folders[name]}' of "
+                f"{tiles.tile_px} px cannot be compared: the size of detail would tell them apart; make them alike"
+            )
+        _rows_in(real, tiles, "source")
+        _partner_rows(real, tiles)
     return _Sets(real, train, held_out, synthetic)
 
 
@@ -229,14 +259,12 @@ def _conditions(
     synthetic: TileSet, real: TileSet, embeddings: NDArray[np.floating]
 ) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
     """Return the row of each tile's source in ``real``, and the embedding that it was made from."""
-    sources = _rows_in(real, synthetic, "source")
-    partners = synthetic.column("partner_index")
+    sources, partners = _rows_in(real, synthetic, "source"), _partner_rows(real, synthetic)
     paired = np.flatnonzero(partners >= 0)
     conditions = embeddings[sources].astype(np.float32)
     if len(paired):
-        partner_rows = _rows_in(real, synthetic.subset(paired), "partner")
         alpha = torch.as_tensor(synthetic.column("alpha")[paired].astype(np.float64))
-        first, second = torch.from_numpy(conditions[paired]), torch.from_numpy(embeddings[partner_rows])
+        first, second = torch.from_numpy(conditions[paired]), torch.from_numpy(embeddings[partners[paired]])
         conditions[paired] = slerp(first, second, alpha).numpy()
     return sources, conditions
 
@@ -261,6 +289,4 @@ def _layouts(tiles: TileSet, rows: NDArray[np.int64], bar: Bar) -> tuple[NDArray
         bar.advance(len(part))
     described = np.concatenate(parts)
     judged = memorisation.has_layout(described)
-    if not judged.any():
-        raise ConfigError(f"all of {len(rows)} tiles are plain (no contrast): copies cannot be looked for")
     return rows[judged], described[judged]

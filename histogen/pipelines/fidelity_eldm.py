@@ -6,7 +6,7 @@ noise a row, so that only alpha changes along it. Baseline: tiles from the null,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,12 @@ class Maker:
                 raise ConfigError(f"'{eldm}' is not the E-LDM that made '{name}'; give the one that did, or none")
         return cls(pipeline, next(iter(provenances.values())))
 
+    def check_embedded(self, real: TileSet, coming: Collection[str]) -> None:
+        """Raise StoreError unless ``real`` has the embeddings that condition the E-LDM, or they are ``coming``."""
+        name = str(self.pipeline.config["encoder_name"])
+        if name not in {*real.embedding_names, *coming}:
+            raise StoreError(f"the tiles have no embeddings by '{name}', which condition the E-LDM; run embed on them")
+
     def make(self, embeddings: torch.Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Return one tile per embedding [B, D], uint8 [B, H, W, 3], as ``synthesize`` would."""
         return self._run(embeddings, seeds, SamplerSettings.model_validate(self.settings["sampler"]), told=True)
@@ -87,8 +93,6 @@ def unconditional_embeddings(maker: Maker, count: int, encoders: Mapping[str, En
 def made_sections(maker: Maker, real: TileSet, sources: NDArray[np.int64], *, seed: int) -> list[Section]:
     """Return pictures of tiles made from, and between, some of ``sources`` (rows of ``real``)."""
     name = str(maker.pipeline.config["encoder_name"])
-    if name not in real.embedding_names:
-        raise StoreError(f"the tiles have no embeddings by '{name}', which condition the E-LDM; run embed on them")
     known = numpy_rng(seed, "fidelity pictures").permutation(np.unique(sources))
     shown = np.sort(known[:NUM_SOURCES])
     sections = [_generative(maker, real, shown, name, seed)]

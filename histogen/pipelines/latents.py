@@ -84,7 +84,7 @@ def ensure_latents(tiles: TileSet, autoencoder: Path, *, variants: int, device: 
 def encode_shard(unit: LatentUnit) -> dict[str, Any]:
     """Encode every variant of the tiles of one shard and write their moments; absent tiles get zeros."""
     store = TileStore.open_(unit.store)
-    model = _cached_autoencoder(unit.autoencoder, unit.device)
+    model = _cached_autoencoder(unit.autoencoder, unit.rows, unit.device)
     indices = np.array(store.shard_range(unit.shard), dtype=np.int64)
     wanted = np.flatnonzero(store.tile_ok[indices])
     layout = store.rows(unit.rows).layout
@@ -130,5 +130,6 @@ def _check(report: MapReport) -> None:
 
 
 @lru_cache(maxsize=1)
-def _cached_autoencoder(folder: Path, device: str) -> Autoencoder:
+def _cached_autoencoder(folder: Path, rows: str, device: str) -> Autoencoder:  # noqa: ARG001 - see below
+    # the rows' name has the digest of the weights: a worker that outlives a training reads the new ones
     return load_autoencoder(folder, resolve_device(device))

@@ -7,19 +7,22 @@ from typing import Literal
 
 import numpy as np
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histogen.config import BulkConfig, ChosenTiles, Settings
 from histogen.diffusion.pairing import AlphaSettings, Pairing, choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
-from histogen.diffusion.sampling import SamplerSettings
-from histogen.errors import EncoderError
+from histogen.diffusion.sampling import SamplerSettings, build_sampler
+from histogen.encoders.base import load_encoder
+from histogen.errors import ConfigError, EncoderError
 from histogen.pipelines.train_eldm import recorded_sampler
 from histogen.seeds import derive_seed
 from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import Column
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
+
+PICTURES = (".jpg", ".jpeg", ".png")
 
 
 class ConsistencySettings(Settings):
@@ -30,7 +33,7 @@ class ConsistencySettings(Settings):
     least: float | None = Field(default=None, ge=-1, le=1)
     """Leave out tiles below this cosine (they become absent tiles; the column keeps their cosine)."""
     encoder: str | None = None
-    """The encoder; null takes the one that the E-LDM was trained with, from where that run found it."""
+    """Where the encoder that conditions the E-LDM lies now; null takes it from where the train-eldm run found it."""
 
     @property
     def is_measured(self) -> bool:
@@ -74,6 +77,15 @@ class SynthesizeConfig(BulkConfig, ChosenTiles):
     recreate: str | None = None
     """STORE:INDEX of a synthetic tile to make again from its row; ``out`` is then the picture (.jpg or .png)."""
 
+    @model_validator(mode="after")
+    def _out_fits(self) -> SynthesizeConfig:
+        suffix = self.out.suffix.lower()
+        if self.recreate is None and suffix == ".zarr":
+            raise ValueError(f"out '{self.out}' cannot be one store: there is one per source store; name a folder")
+        if self.recreate is not None and suffix not in PICTURES:
+            raise ValueError(f"out '{self.out}' is no picture; let it end in {' or '.join(PICTURES)}")
+        return self
+
 
 def measuring_encoder(config: SynthesizeConfig) -> str | None:
     """Return the encoder that measures consistency, by a path that holds in a worker's folder; None when none does."""
@@ -81,6 +93,29 @@ def measuring_encoder(config: SynthesizeConfig) -> str | None:
         return None
     spec = config.consistency.encoder or encoder_spec(config.eldm)
     return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
+def check_plan(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline) -> None:
+    """Raise a sentence for what would fail in every shard, before the output is claimed and anything is computed.
+
+    Raises:
+        ConfigError: the E-LDM makes tiles of another size, or the sampler cannot run it, or there is no partner.
+        EncoderError: the encoder that measures consistency is not the one that conditions the E-LDM.
+    """
+    if tiles.tile_px != pipeline.tile_px:
+        raise ConfigError(
+            f"the tiles have {tiles.tile_px} px and the E-LDM in '{config.eldm}' makes {pipeline.tile_px} px; give "
+            "tiles like those that it was trained on"
+        )
+    build_sampler(config.sampler or recorded_sampler(config.eldm), pipeline.scheduler)
+    if config.kind == "interpolated" and len(tiles) < 2:
+        raise ConfigError(f"{len(tiles)} tile has no partner to interpolate with; give more tiles")
+    spec, name = measuring_encoder(config), pipeline.config["encoder_name"]
+    if spec is not None and (found := load_encoder(spec).card.name) != name:
+        raise EncoderError(
+            f"consistency is measured by the encoder that conditions the E-LDM, '{name}', and '{spec}' is '{found}'; "
+            "set consistency.encoder to where that one lies"
+        )
 
 
 def encoder_spec(eldm: Path) -> str:

@@ -22,11 +22,18 @@ from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.base import Encoder, load_encoder
-from histogen.errors import ConfigError, EncoderError, StoreError
+from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
 from histogen.files import write_atomic
+from histogen.pipelines.diffusion_runs import open_real
 from histogen.pipelines.embed import embed_images, ensure_embeddings
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
-from histogen.pipelines.synthesis_plan import SynthesizeConfig, create_stores, encoder_spec, measuring_encoder
+from histogen.pipelines.synthesis_plan import (
+    SynthesizeConfig,
+    check_plan,
+    create_stores,
+    encoder_spec,
+    measuring_encoder,
+)
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
@@ -40,13 +47,15 @@ GROUP = 256
 
 @dataclass(frozen=True)
 class SynthesisUnit:
-    """One shard of one synthetic store."""
+    """One shard of one synthetic store. The digests tell a worker that outlives a run what it must read anew."""
 
     store: Path
     shard: int
     num_items: int
     tiles: tuple[Path, ...]
+    tiles_sha256: str
     eldm: Path
+    eldm_sha256: str
     encoder: str | None
     device: str
 
@@ -65,20 +74,14 @@ def run(config: SynthesizeConfig) -> Outcome:
     if config.recreate is not None:
         return recreate(config)
     resolve_device(config.device)
-    tiles, pipeline = TileSet.open_(config.tiles, where=config.where), load_pipeline(config.eldm)
+    tiles, pipeline = open_real(config.tiles, where=config.where), load_pipeline(config.eldm)
+    check_plan(config, tiles, pipeline)
     inputs = {"tiles": tiles.content_hash, "eldm": pipeline.weights_sha256()}
     out = claim_output(config, command="synthesize", inputs=inputs)
     _ensure_embedded(config, tiles, pipeline)
     stores = create_stores(config, tiles, pipeline, inputs)
-    paths = tuple(store.path.resolve() for store in tiles.stores)
-    eldm, encoder = config.eldm.resolve(), measuring_encoder(config)
-    units = [
-        SynthesisUnit(store.path.resolve(), shard, len(store.shard_range(shard)), paths, eldm, encoder, config.device)
-        for store in stores
-        for shard in store.missing_shards(TILES)
-    ]
-    total = sum(store.num_tiles for store in stores)
-    done = total - sum(unit.num_items for unit in units)
+    units = _units(config, tiles, stores, inputs)
+    done = len(tiles) * config.per_source - sum(unit.num_items for unit in units)
     report = run_units(
         make_shard, units, compute=Compute.from_config(config), description=f"synthesize {config.kind}", items_done=done
     )
@@ -93,6 +96,30 @@ def run(config: SynthesizeConfig) -> Outcome:
         failures,
         {"tiles": kept, "seconds": report.seconds},
     )
+
+
+def _units(
+    config: SynthesizeConfig, tiles: TileSet, stores: list[TileStore], inputs: dict[str, str]
+) -> list[SynthesisUnit]:
+    shared: dict[str, Any] = {
+        "tiles": tuple(store.path.resolve() for store in tiles.stores),
+        "tiles_sha256": inputs["tiles"],
+        "eldm": config.eldm.resolve(),
+        "eldm_sha256": inputs["eldm"],
+        "encoder": measuring_encoder(config),
+        "device": config.device,
+    }
+    return [
+        SynthesisUnit(store.path.resolve(), shard, len(_wanted(store, shard)), **shared)
+        for store in stores
+        for shard in store.missing_shards(TILES)
+    ]
+
+
+def _wanted(store: TileStore, shard: int) -> np.ndarray:
+    """Return the rows of a shard whose sources take part."""
+    rows = np.array(store.shard_range(shard), dtype=np.int64)
+    return rows[store.read_rows("columns/seed", rows) >= 0]
 
 
 def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline) -> None:
@@ -110,9 +137,8 @@ def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPip
 def make_shard(unit: SynthesisUnit) -> dict[str, Any]:
     """Make the tiles of one shard, write them, and commit."""
     store = TileStore.open_(unit.store)
-    rows = np.array(store.shard_range(unit.shard), dtype=np.int64)
-    wanted = rows[store.read_rows("columns/seed", rows) >= 0]
-    sources = {source.store_id: source for source in _cached_tiles(unit.tiles).stores}
+    rows, wanted = np.array(store.shard_range(unit.shard), dtype=np.int64), _wanted(store, unit.shard)
+    sources = {source.store_id: source for source in _cached_tiles(unit.tiles, unit.tiles_sha256).stores}
     encoding: dict[int, Future[bytes]] = {}
     cosines = np.full(len(rows), np.nan, np.float32)
     with ThreadPoolExecutor(ENCODING_THREADS) as pool:
@@ -135,10 +161,11 @@ def _make_group(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the tiles of ``rows``, uint8 [B, H, W, 3], and their consistency float32 [B]; NaN when not measured."""
     embeddings = conditioning_embeddings(store, rows, sources)
-    images = sample_rows(store, rows, embeddings, _cached_pipeline(unit.eldm, unit.device))
+    images = sample_rows(store, rows, embeddings, _cached_pipeline(unit.eldm, unit.eldm_sha256, unit.device))
     if unit.encoder is None:
         return images, np.full(len(rows), np.nan, np.float32)
-    return images, measure_consistency(images, embeddings, _cached_encoder(unit.encoder, unit.device))
+    encoder = _cached_encoder(unit.encoder, store.provenance["encoder"], unit.device)
+    return images, measure_consistency(images, embeddings, encoder)
 
 
 def _kept(store: TileStore, consistency: np.ndarray) -> np.ndarray:
@@ -205,8 +232,10 @@ def recreate(config: SynthesizeConfig) -> Outcome:
         StoreError: the store has no such tile, or was not made by ``synthesize``.
     """
     path, _, number = str(config.recreate).rpartition(":")
-    if not number.isdigit() or not path:
-        raise ConfigError(f"--recreate '{config.recreate}' is not of the form STORE:INDEX")
+    if not number.isdecimal() or not path:
+        raise ConfigError(f"--recreate '{config.recreate}' is not of the form STORE:INDEX; write for example a.zarr:7")
+    if config.out.exists() and not (config.overwrite and config.out.is_file()):
+        raise OutputExistsError(f"'{config.out}' exists; pass --overwrite to replace the picture, or another --out")
     store, index = TileStore.open_(path), int(number)
     if "eldm_weights_sha256" not in store.provenance:
         raise StoreError(f"'{path}' holds no synthetic tiles; give a store that synthesize made")
@@ -219,7 +248,7 @@ def recreate(config: SynthesizeConfig) -> Outcome:
     image = sample_rows(store, rows, conditioning_embeddings(store, rows, sources), pipeline)[0]
     payload = encode_jpeg(image, store.jpeg)
     same = payload == stored
-    if config.out.suffix.lower() in (".jpg", ".jpeg"):
+    if config.out.suffix.lower() != ".png":
         write_atomic(config.out, payload)
     else:
         import imagecodecs
@@ -230,15 +259,25 @@ def recreate(config: SynthesizeConfig) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _cached_pipeline(eldm: Path, device: str) -> EldmPipeline:
-    return load_pipeline(eldm, resolve_device(device))
+def _cached_pipeline(eldm: Path, sha256: str, device: str) -> EldmPipeline:
+    pipeline = load_pipeline(eldm, resolve_device(device))
+    if pipeline.weights_sha256() != sha256:
+        raise ConfigError(
+            f"the E-LDM in '{eldm}' has other weights here than where the run started; make them the same"
+        )
+    return pipeline
 
 
 @lru_cache(maxsize=1)
-def _cached_tiles(paths: tuple[Path, ...]) -> TileSet:
+def _cached_tiles(paths: tuple[Path, ...], sha256: str) -> TileSet:  # noqa: ARG001 - it is a key of the cache
     return TileSet.open_(list(paths))
 
 
 @lru_cache(maxsize=1)
-def _cached_encoder(spec: str, device: str) -> Encoder:
-    return load_encoder(spec, resolve_device(device))
+def _cached_encoder(spec: str, name: str, device: str) -> Encoder:
+    encoder = load_encoder(spec, resolve_device(device))
+    if encoder.card.name != name:
+        raise EncoderError(
+            f"'{spec}' is encoder '{encoder.card.name}' here and not '{name}'; make it the same everywhere"
+        )
+    return encoder

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from histogen.config import ChosenTiles, Settings, StageConfig
+from histogen.config import ChosenTiles, StageConfig
 from histogen.diffusion.autoencoder import (
     Autoencoder,
     AutoencoderSettings,
     autoencoder_name,
     build_autoencoder,
+    check_tile_px,
     dihedral,
     downsampling,
     draw_latents,
@@ -37,12 +38,13 @@ from histogen.diffusion.reconstruction import (
 )
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
+from histogen.pipelines.diffusion_runs import HeldoutSettings, last_row, open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.loop import fit
-from histogen.training.sampler import TileOrder, permute
+from histogen.training.sampler import TileOrder
 from histogen.training.schedules import Cosine
 
 NUM_STATISTICS = 2048
@@ -56,15 +58,6 @@ class AutoencoderOptim(OptimSettings):
     """Tiles per step."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's."""
-
-
-class HeldoutSettings(Settings):
-    """Tiles kept out of training, on which it is judged."""
-
-    fraction: float = Field(default=0.02, gt=0, lt=1)
-    """Share of all tiles."""
-    most: int = Field(default=512, ge=1)
-    """Never more than this many."""
 
 
 class TrainAutoencoderConfig(StageConfig, ChosenTiles):
@@ -82,15 +75,6 @@ class TrainAutoencoderConfig(StageConfig, ChosenTiles):
     log_every: int = Field(default=20, ge=1)
 
 
-def split_heldout(num_tiles: int, settings: HeldoutSettings, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (training, held-out) tile indices, both sorted int64; a fixed random choice of the run's seed."""
-    count = min(settings.most, max(1, round(settings.fraction * num_tiles)))
-    if count >= num_tiles:
-        raise ConfigError(f"{num_tiles} tiles cannot be split into training and held-out; give more tiles")
-    order = permute(np.arange(num_tiles), num_tiles, seed=derive_seed(seed, "heldout"))
-    return np.sort(order[count:]), np.sort(order[:count])
-
-
 class AutoencoderTask:
     """One step of autoencoder training; what is random in it depends on (seed, step) alone."""
 
@@ -101,6 +85,7 @@ class AutoencoderTask:
         if self.crop_px > tiles.tile_px:
             raise ConfigError(f"crop_px {self.crop_px} exceeds the tiles' {tiles.tile_px} px; choose at most that")
         self.model = build_autoencoder(config.model, tile_px=self.crop_px).to(device).train()
+        check_tile_px(self.model, tiles.tile_px)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.order = TileOrder(len(train), config.optim.batch, derive_seed(config.seed, "order"))
         optim = config.optim
@@ -165,14 +150,14 @@ def run(config: TrainAutoencoderConfig) -> Outcome:
 
 
 def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
-    tiles = TileSet.open_(config.tiles, where=config.where)
+    tiles = open_real(config.tiles, where=config.where)
     processes.share_of(config.optim.batch, passes=config.optim.accumulate)
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    task = AutoencoderTask(config, tiles, train, device)  # refuses what cannot work: before the output is claimed
     with processes.main_first():
         if processes.is_main():
             claim_output(config, command="train-autoencoder", inputs={"tiles": tiles.content_hash})
-    task = AutoencoderTask(config, tiles, train, device)
-    last = fit(
+    fit(
         task,
         run_dir=config.out,
         num_steps=config.optim.steps,
@@ -186,15 +171,14 @@ def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     )
     outcome = Outcome(config.out, f"autoencoder in {config.out}")
     if processes.is_main():
-        outcome = _export(config, task, tiles, train, heldout, last)
+        outcome = _export(config, task, tiles, train, heldout)
     processes.barrier()
     return outcome
 
 
 def _export(
-    config: TrainAutoencoderConfig, task: AutoencoderTask, tiles: TileSet, train: np.ndarray, heldout: np.ndarray,
-    last: dict[str, float],
-) -> Outcome:  # fmt: skip
+    config: TrainAutoencoderConfig, task: AutoencoderTask, tiles: TileSet, train: np.ndarray, heldout: np.ndarray
+) -> Outcome:
     model, device, out = task.model.eval(), task.device, config.out
     mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
@@ -202,9 +186,7 @@ def _export(
     model.save_pretrained(out / "autoencoder")
     name = autoencoder_name(model, out / "autoencoder")
     write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))
-    finish_output(
-        out, name=name, supervision="none", heldout=scores, training={k: round(v, 6) for k, v in last.items()}
-    )
+    finish_output(out, name=name, supervision="none", heldout=scores, training=last_row(out))
     return Outcome(
         out,
         f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",

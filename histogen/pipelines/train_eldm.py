@@ -11,25 +11,34 @@ from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.config import BulkConfig, ChosenTiles
-from histogen.diffusion.autoencoder import Autoencoder, autoencoder_name, latent_channels, load_autoencoder, run_folder
+from histogen.diffusion.autoencoder import (
+    Autoencoder,
+    autoencoder_name,
+    check_tile_px,
+    downsampling,
+    latent_channels,
+    load_autoencoder,
+    run_folder,
+)
 from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.denoiser import DenoiserSettings
 from histogen.diffusion.hub import local_path, short_name
-from histogen.diffusion.loss import ObjectiveSettings
+from histogen.diffusion.loss import ObjectiveSettings, build_scheduler
 from histogen.diffusion.optim import OptimSettings
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.sampling import SamplerSettings, build_sampler
 from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
+from histogen.pipelines.diffusion_runs import HeldoutSettings, last_row, open_real, split_heldout
 from histogen.pipelines.eldm_task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.latents import ensure_latents
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
-from histogen.pipelines.train_autoencoder import HeldoutSettings, split_heldout
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.loop import fit
+from histogen.training.sampler import TileOrder
 
 NUM_CONDITIONER = 20_000
 
@@ -47,8 +56,9 @@ class TrainEldmConfig(BulkConfig, ChosenTiles):
     variants: int = Field(default=8, ge=1, le=8)
     """Dihedral variants cached per tile: 8 turns and flips, 4 turns, or 1 for the tile as it lies."""
     init: str | None = None
-    """Weights to start from: a file in latent-diffusion's layout, here or on the hub (``hf:ORG/NAME/FILE``). Null
-    starts from random weights, as the method asks: the published ones were trained with labels."""
+    """Weights to start from: a file in latent-diffusion's layout, here or on the hub (``hf:ORG/NAME/FILE``), whose
+    shape takes the place of ``model``'s. Null starts from random weights, as the method asks: the published ones were
+    trained with labels."""
     init_supervision: str = "unknown"
     """What labels, if any, made the weights of ``init``; recorded."""
     model: DenoiserSettings = DenoiserSettings()
@@ -79,12 +89,14 @@ def run(config: TrainEldmConfig) -> Outcome:
 
 
 def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
-    tiles = TileSet.open_(config.tiles, where=config.where)
-    processes.share_of(config.optim.batch, passes=config.optim.accumulate)
+    tiles = open_real(config.tiles, where=config.where)
     weights = local_path(config.autoencoder)
     autoencoder = load_autoencoder(weights, device)
     encoder_card = load_encoder(config.encoder).card
     names = {"encoder": encoder_card.name, "autoencoder": autoencoder_name(autoencoder, weights)}
+    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    check_settings(config, tiles, autoencoder, len(train))
+    unet = _initial(config, autoencoder, embedding_dim=encoder_card.dim, tile_px=tiles.tile_px)
     with processes.main_first():
         if processes.is_main():
             claim_output(config, command="train-eldm", inputs={"tiles": tiles.content_hash, **names})
@@ -92,7 +104,6 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
                 config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
             )
         inputs = _inputs(config, tiles, names["encoder"], autoencoder, device)
-    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
     task = EldmTask(
         _settings(config),
         inputs,
@@ -103,9 +114,9 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
         tiles=tiles,
         run_dir=config.out,
         device=device,
-        unet=_initial(config, inputs),
+        unet=unet,
     )
-    last = fit(
+    fit(
         task,
         run_dir=config.out,
         num_steps=config.optim.steps,
@@ -118,13 +129,18 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
         item_name="tiles",
     )
     supervision = _supervision(config, encoder_card.supervision)
-    return _export(config, task, names, supervision, last)
+    return _export(config, task, names, supervision)
 
 
-def _export(
-    config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supervision: dict[str, str],
-    last: dict[str, float],
-) -> Outcome:  # fmt: skip
+def check_settings(config: TrainEldmConfig, tiles: TileSet, autoencoder: Autoencoder, num_train: int) -> None:
+    """Raise ConfigError for what would fail hours later, before the output is claimed and anything is computed."""
+    processes.share_of(config.optim.batch, passes=config.optim.accumulate)
+    check_tile_px(autoencoder, tiles.tile_px)
+    TileOrder(num_train, config.optim.batch, seed=0)
+    build_sampler(config.sampler, build_scheduler(config.objective))
+
+
+def _export(config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supervision: dict[str, str]) -> Outcome:
     heldout = task.heldout_loss()
     task.use_average()
     label_free = all(text.startswith("none") for text in supervision.values())
@@ -147,7 +163,7 @@ def _export(
             **names,
             supervision=supervision,
             heldout=heldout,
-            training=last,
+            training=last_row(config.out),
             weights_sha256=pipeline.weights_sha256(),
             sampler=config.sampler.model_dump(mode="json"),
         )
@@ -184,7 +200,7 @@ def _conditioner(config: TrainEldmConfig, tiles: TileSet, name: str, train: np.n
     return conditioner
 
 
-def _initial(config: TrainEldmConfig, inputs: Inputs) -> Any:
+def _initial(config: TrainEldmConfig, autoencoder: Autoencoder, *, embedding_dim: int, tile_px: int) -> Any:
     """Return the U-Net to start from, or None for random weights."""
     if config.init is None:
         return None
@@ -192,11 +208,12 @@ def _initial(config: TrainEldmConfig, inputs: Inputs) -> Any:
         raise ConfigError("weights of latent-diffusion take one token; set model.injection=token, or leave init out")
     from histogen.diffusion.published import load_ldm_denoiser
 
-    unet = load_ldm_denoiser(local_path(config.init), embedding_dim=inputs.embedding_dim, latent_px=inputs.latent_px)
-    if unet.config["in_channels"] != inputs.latent_channels:
+    latent_px, channels = tile_px // downsampling(autoencoder), latent_channels(autoencoder)
+    unet = load_ldm_denoiser(local_path(config.init), embedding_dim=embedding_dim, latent_px=latent_px)
+    if unet.config["in_channels"] != channels:
         raise ConfigError(
             f"'{config.init}' works on {unet.config['in_channels']} latent channels, the autoencoder has "
-            f"{inputs.latent_channels}; use the autoencoder it was trained with"
+            f"{channels}; use the autoencoder it was trained with"
         )
     return unet
 

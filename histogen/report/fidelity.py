@@ -91,6 +91,8 @@ def write_fidelity_page(
 
 def copy_sentence(copies: Figures) -> str:
     """Return one sentence on whether a set holds copies, with what real tiles give beside it."""
+    if not copies["judged"]:
+        return f"{copies['set']}: all of {copies['plain']:,} tiles are plain (no contrast): copies were not looked for"
     share, usual = 100 * copies["flagged_share"], 100 * copies["quantile"]
     finding = "more copies than chance" if _is_copying(copies) else "no sign of copying"
     duplicates = copies["duplicates"]
@@ -136,6 +138,8 @@ def _is_copying(copies: Figures) -> bool:
 
     Chance enters twice: which synthetic tiles were made, and which held-out tiles set the threshold.
     """
+    if not copies["judged"]:
+        return False
     q = copies["quantile"]
     spread = np.sqrt(q * (1 - q) * (1 / copies["judged"] + 1 / copies["held_out"]))
     return bool(copies["flagged_share"] > q + 3 * spread)
@@ -177,6 +181,8 @@ def _name(one: Figures) -> str:
 
 
 def _copy_block(copies: Figures) -> str:
+    if not copies["judged"]:
+        return page.heading(copies["set"]) + page.paragraph(copy_sentence(copies) + ".")
     histogram = copies["histogram"]
     middles = [(a + b) / 2 for a, b in zip(histogram["edges"][:-1], histogram["edges"][1:], strict=True)]
     series = [

@@ -7,6 +7,7 @@ diffusers, so equal outputs mean that every tensor found its place.
 from __future__ import annotations
 
 import math
+import pickle  # noqa: TID251 - to plant what must be refused
 from pathlib import Path
 
 import pytest
@@ -344,5 +345,30 @@ def test_what_cannot_be_imported_is_said_in_one_sentence(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"do not fit.*Missing key"):
         load_ldm_denoiser(tmp_path / "torn.safetensors", embedding_dim=4, latent_px=8)
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callbacks": Path("x")}, tmp_path / "l.ckpt")
-    with pytest.raises(ConfigError, match="safetensors first"):
+    with pytest.raises(ConfigError, match="hold more than tensors"):
         load_ldm_denoiser(tmp_path / "l.ckpt", embedding_dim=4, latent_px=8)
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "torn.safetensors").read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match="damaged.*copy the file again"):
+        load_ldm_denoiser(tmp_path / "cut.safetensors", embedding_dim=4, latent_px=8)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_ldm_denoiser(tmp_path, embedding_dim=4, latent_px=8)
+
+
+class Planted:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["x.ckpt", "x.pt", "x.safetensors"])
+def test_weights_never_execute_code(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps({"state_dict": Planted(tmp_path / "mark")}))
+    with pytest.raises(ConfigError, match="damaged"):
+        load_autoencoder(tmp_path / name)
+    assert not (tmp_path / "mark").exists()
+    pickle.loads((tmp_path / name).read_bytes())  # noqa: S301 - it would have
+    assert (tmp_path / "mark").exists()

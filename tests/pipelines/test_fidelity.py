@@ -173,3 +173,32 @@ def test_tiles_that_are_not_synthetic_or_come_from_elsewhere_are_refused(folder:
                 held_out_where={},
             )  # fmt: skip
         )
+
+
+def test_too_few_tiles_or_tiles_of_another_size_are_refused_before_anything_is_written(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="k = 60 neighbours need more than 60 tiles"):
+        fidelity.run(config(folder, compare={"k": 60}))
+    small = TileStore.create(
+        folder / "small.zarr", kind="slide", store_id="small", tile_px=16, mpp=0.5, num_tiles=20, provenance={}
+    )
+    small.commit("tiles", 0, small.write_tiles(0, [encode_jpeg(tile[:16, :16]) for tile in tissue(20, 11)]))
+    with pytest.raises(StoreError, match="tiles of 32 px, held-out ones of 16 px and '.*generative' of 32 px"):
+        fidelity.run(config(folder, held_out=[folder / "small.zarr"], held_out_where={}))
+    assert not (folder / "out").exists()
+
+
+def test_a_generator_that_makes_plain_colour_gets_its_figures(folder: Path) -> None:
+    store = open_tiles(folder / "generative").stores[0]
+    columns = {name: store.read_rows(f"columns/{name}") for name in ("source_index", "partner_index", "alpha", "seed")}
+    for role, code in (("source", 0), ("partner", -1)):
+        columns[f"{role}_store"] = Column(np.full(120, code, np.int32), ("real",))
+    write(folder / "plain" / "real-p.zarr", np.full((120, PX, PX, 3), 180, np.uint8), "generative", columns)
+    outcome = fidelity.run(config(folder, synthetic=[f"plain={folder / 'plain'}", str(folder / "generative")]))
+    plain, generative = outcome.results["copies"]
+    assert (plain["judged"], plain["plain"], plain["pairs"]) == (0, 120, [])
+    assert generative["flagged"] >= 12
+    assert "plain: all of 120 tiles are plain (no contrast): copies were not looked for" in outcome.summary
+    figures = {one["name"]: one for one in outcome.results["encoders"][0]["sets"]}
+    assert figures["plain"]["coverage"] == 0
+    assert figures["plain"]["frechet"] > 10 * figures["training tiles"]["frechet"]
+    assert "copies were not looked for" in (folder / "out" / "fidelity.html").read_text()

@@ -136,6 +136,22 @@ def test_tiles_do_not_depend_on_which_other_tiles_are_made(world: Path, generati
         assert few.read_payload(tile) == many.read_payload(2 * tile)
 
 
+def test_a_worker_that_outlives_a_training_makes_tiles_of_the_new_weights(world: Path, tmp_path: Path) -> None:
+    """This process keeps networks from run to run, as the workers of a cluster do."""
+    given = {"tiles": [world / "sources"], "autoencoder": str(world / "autoencoder"), **TINY_ELDM, "device": "cpu"}
+    made = []
+    for seed in (0, 1):
+        values = {**given, "out": tmp_path / "eldm", "seed": seed, "overwrite": True, "optim": {"steps": 2, "batch": 8}}
+        run_eldm(TrainEldmConfig.model_validate(values))
+        run(config(world, tmp_path / str(seed), eldm=tmp_path / "eldm"))
+        store = TileStore.open_(tmp_path / str(seed) / "A.zarr")
+        assert store.provenance["eldm_weights_sha256"] == load_pipeline(tmp_path / "eldm").weights_sha256()
+        again = config(world, tmp_path / f"{seed}.png", eldm=tmp_path / "eldm", recreate=f"{store.path}:3")
+        assert run(again).results["same"]
+        made.append(store.read_payload(3))
+    assert made[0] != made[1]
+
+
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
     world: Path, tmp_path: Path, kill_when: Callable[..., None], digest_of: Callable[..., dict[str, str]],
     monkeypatch: pytest.MonkeyPatch,

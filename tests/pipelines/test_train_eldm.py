@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import torch
 
 from histogen.compute.client import Compute
 from histogen.diffusion.autoencoder import dihedral, encode_moments, load_autoencoder, to_signal
+from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError
-from histogen.pipelines.eldm_task import OnlineInputs
+from histogen.pipelines import synthesize, train_eldm
+from histogen.pipelines.diffusion_runs import HeldoutSettings, split_heldout
+from histogen.pipelines.eldm_task import EldmTask, OnlineInputs
 from histogen.pipelines.latents import ensure_latents
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder import run as run_autoencoder
 from histogen.pipelines.train_eldm import TrainEldmConfig, run
 from histogen.store.tile_set import TileSet
+from histogen.training.journal import read_journal
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
 
@@ -115,6 +120,35 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     run(cut.model_copy(update={"resume": True}))
     left_out = ("config.yaml", "run.json", "README.md")  # they name the folder
     assert digest_of(tmp_path / "cut", leave_out=left_out) == digest_of(whole, leave_out=left_out)
+    assert results_of(tmp_path / "cut") == results_of(whole)
+    run(cut.model_copy(update={"resume": True}))  # nothing is left to do, and nothing is lost
+    assert results_of(tmp_path / "cut") == results_of(whole)
+    assert results_of(whole)["training"]["loss"] > 0
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    return dict(json.loads((out / "run.json").read_text())["results"])
+
+
+def test_the_exported_weights_are_the_average_and_not_the_last(whole: Path) -> None:
+    task = torch.load(whole / "checkpoints" / "step-00000008.pt", weights_only=True)["task"]
+    exported = load_pipeline(whole).unet
+    for weight, averaged in zip(exported.parameters(), task["ema"]["shadow_params"], strict=True):
+        torch.testing.assert_close(weight, averaged, rtol=0, atol=0)
+    assert any((weight != task["unet"][name]).any() for name, weight in exported.named_parameters())
+
+
+def test_the_average_follows_its_recurrence(world: Path, tmp_path: Path) -> None:
+    """Rebuilt from the weights after every step: decay min(ema_decay, (1 + n) / (10 + n)) at update n, from 0."""
+    run(config(world, tmp_path / "run", optim={**TINY_ELDM["optim"], "steps": 4}, checkpoint_every=1, keep=9))
+    states = [torch.load(path, weights_only=True)["task"] for path in sorted((tmp_path / "run").rglob("step-*.pt"))]
+    name = "conv_in.weight"
+    position = list(states[0]["unet"]).index(name)
+    average = states[0]["ema"]["shadow_params"][position].double()
+    for n, state in enumerate(states[1:], start=1):
+        decay = min(0.9, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * state["unet"][name].double()
+        torch.testing.assert_close(state["ema"]["shadow_params"][position].double(), average, rtol=1e-5, atol=1e-7)
 
 
 def test_cached_and_online_inputs_train_the_same_model(world: Path, tmp_path: Path) -> None:
@@ -155,12 +189,48 @@ def test_other_objectives_and_injections_run(world: Path, tmp_path: Path, kind: 
 
 
 def test_accumulation_gives_the_same_step(world: Path, tmp_path: Path) -> None:
-    losses = []
+    """The norm of the gradient tells: AdamW and clipping would hide a gradient that is four times too large."""
+    losses, norms = [], []
     for accumulate in (1, 4):
         optim = {**TINY_ELDM["optim"], "bf16": False, "accumulate": accumulate}
-        outcome = run(config(world, tmp_path / str(accumulate), optim=optim))
+        outcome = run(config(world, tmp_path / str(accumulate), optim=optim, log_every=1))
         losses.append(outcome.results["heldout_loss"])
+        rows = read_journal(tmp_path / str(accumulate) / "metrics.jsonl")
+        norms.append([row["gradient_norm"] for row in rows])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert norms[0] == pytest.approx(norms[1], rel=2e-3)
+
+
+def test_heldout_tiles_train_nothing(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the weights nor the standardisation of the conditioning see one."""
+    fitted: list[torch.Tensor] = []
+    prepared: list[np.ndarray] = []
+    trained: set[int] = set()
+    standardise, prepare, train = Conditioner.fit, EldmTask._prepare, EldmTask._train
+
+    def fit(self: Conditioner, embeddings: torch.Tensor) -> None:
+        fitted.append(embeddings)
+        standardise(self, embeddings)
+
+    def prepare_these(self: EldmTask, indices: np.ndarray, *given: Any) -> Any:
+        prepared.append(indices)
+        return prepare(self, indices, *given)
+
+    def train_on_them(self: EldmTask, *given: Any) -> Any:
+        trained.update(prepared[-1].tolist())
+        return train(self, *given)
+
+    monkeypatch.setattr(Conditioner, "fit", fit)
+    monkeypatch.setattr(EldmTask, "_prepare", prepare_these)
+    monkeypatch.setattr(EldmTask, "_train", train_on_them)
+    tiles = TileSet.open_(world / "sources")
+    _, heldout = split_heldout(len(tiles), HeldoutSettings(fraction=0.1), 0)
+    run(config(world, tmp_path / "run"))
+    others = np.setdiff1d(np.arange(len(tiles)), heldout)
+    assert trained <= set(others.tolist())
+    assert len(trained) >= 48  # an epoch of full batches
+    expected = torch.from_numpy(tiles.embeddings("colour-histogram")[others])
+    torch.testing.assert_close(fitted[0], expected, rtol=0, atol=0)
 
 
 def test_a_missing_autoencoder_is_one_sentence(world: Path, tmp_path: Path) -> None:
@@ -171,6 +241,29 @@ def test_a_missing_autoencoder_is_one_sentence(world: Path, tmp_path: Path) -> N
 def test_a_start_from_outside_weights_needs_the_published_injection(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="injection=token"):
         run(config(world, tmp_path / "run", init=str(tmp_path / "outside.safetensors")))
+
+
+def test_an_encoder_that_labels_made_is_recorded_and_said_of_every_tile(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = load_encoder("colour")
+    labelled.card = replace(labelled.card, supervision="ImageNet-21k labels")
+    monkeypatch.setattr(train_eldm, "load_encoder", lambda *_: labelled)
+    run(config(world, tmp_path / "run", optim={"steps": 1, "batch": 4}))
+    supervision = {"denoiser": "none", "encoder": "ImageNet-21k labels", "autoencoder": "none"}
+    assert results_of(tmp_path / "run")["supervision"] == supervision
+    overall = "denoiser: none; encoder: ImageNet-21k labels; autoencoder: none"
+    assert load_pipeline(tmp_path / "run").config["supervision"] == overall
+    made = {"tiles": [world / "sources"], "eldm": tmp_path / "run", "out": tmp_path / "made", "device": "cpu"}
+    synthesize.run(synthesize.SynthesizeConfig.model_validate({**made, "sampler": {"steps": 1}}))
+    assert {store.provenance["supervision"] for store in TileSet.open_(tmp_path / "made").stores} == {overall}
+
+
+def test_weights_to_start_from_are_recorded(world: Path, tmp_path: Path) -> None:
+    started = config(world, tmp_path / "run", init="somewhere/outside.ckpt")
+    assert train_eldm._supervision(started, "none")["denoiser"] == "unknown (started from 'outside.ckpt')"
+    started = started.model_copy(update={"init_supervision": "ImageNet labels"})
+    assert train_eldm._supervision(started, "none")["denoiser"] == "ImageNet labels (started from 'outside.ckpt')"
 
 
 def test_an_autoencoder_from_outside_is_recorded(world: Path, tmp_path: Path) -> None:
