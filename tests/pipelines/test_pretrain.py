@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from PIL import Image
 from histogen.config import load_config
 from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError, TrainingStoppedError
-from histogen.pipelines import import_images, pretrain
+from histogen.pipelines import import_images, inspect, pretrain
 from histogen.pipelines.pretrain import PretrainConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
@@ -124,6 +125,9 @@ def test_the_run_folder_is_whole_and_loads_with_timm(stores: Path, tmp_path: Pat
     with torch.no_grad():
         assert torch.equal(encoder(images), theirs((images - encoder.mean) / encoder.std))
     assert outcome.summary.startswith("DINO on 32 tiles")
+    seen = inspect.describe(out, check=True).summary  # there are no tiles to check in a run
+    assert re.search(r"status\s+complete", seen)
+    assert encoder.card.name in seen
     assert encoder.card.name in (out / "README.md").read_text()
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histogen.errors import CheckpointError, ConfigError, MissingDependencyError, TrainingStoppedError
+from histogen.progress import progress_bar
 from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, weights_sha256
 from histogen.training.journal import Journal, read_journal
 from histogen.training.loop import fit
@@ -263,6 +264,13 @@ def test_a_checkpoint_that_is_passed_over_is_named(tmp_path: Path, capsys: pytes
     fit(Walk(), run_dir=tmp_path, num_steps=8, checkpoint_every=4, resume=True)
     said = capsys.readouterr().err
     assert "step-00000008.pt' does not verify; going on from the one before it, at step 4" in said
+
+
+def test_of_several_processes_one_shows_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    for shown in (True, False):
+        with progress_bar("train", total=2, unit="tiles", shown=shown) as bar:
+            bar.advance(2)
+    assert capsys.readouterr().err.count("train  2/2 tiles") == 1
 
 
 def test_fit_refuses_settings_that_cannot_work(tmp_path: Path) -> None:
