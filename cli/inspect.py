@@ -21,9 +21,7 @@ def command(
     Example: histogen inspect tiles/ runs/dino slide.svs
     """
     from histogen.pipelines import inspect as pipeline
-    from histogen.pipelines.outputs import Outcome
 
     from .common import finish
 
-    said = [pipeline.describe(path, check=check) for path in paths]
-    finish(Outcome(paths[0], "\n".join(one.summary for one in said), tuple(s for one in said for s in one.failures)))
+    finish(pipeline.describe_all(paths, check=check))

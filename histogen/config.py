@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -70,14 +71,16 @@ def load_config(
     Raises:
         ConfigError: a file, key or value cannot be used; the message names it and says what would do.
     """
-    values = read_yaml(file) if file is not None else {}
+    written = read_yaml(file) if file is not None else {}
+    values = copy.deepcopy(written)
     for override in overrides:
         _apply_override(values, override)
     values.update({key: value for key, value in (flags or {}).items() if value is not None})
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_sentence(cls, error, file)) from error
+        blamed = file if _from_file(written, values, error.errors()[0]["loc"]) else None
+        raise ConfigError(_sentence(cls, error, blamed)) from error
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -159,6 +162,13 @@ def _sentence(cls: type[BaseModel], error: ValidationError, file: Path | None) -
     path = ".".join(str(part) for part in loc)
     message = " or ".join(dict.fromkeys(other["msg"][0].lower() + other["msg"][1:] for other in said))
     return f"'{path}' cannot be {first.get('input')!r}{where}: {message}"
+
+
+def _from_file(written: Any, values: Any, loc: tuple[int | str, ...]) -> bool:
+    """Whether what is wrong at ``loc`` of ``values`` was ``written`` in the file, not said on the command line."""
+    if not loc or not isinstance(written, dict) or not isinstance(values, dict):
+        return bool(written == values)
+    return loc[0] in written and loc[0] in values and _from_file(written[loc[0]], values[loc[0]], loc[1:])
 
 
 def _is_branch(cls: type[BaseModel], loc: tuple[int | str, ...]) -> bool:

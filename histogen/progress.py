@@ -62,7 +62,7 @@ class Bar:
         return (self.done - self._start_done) / max(time.monotonic() - self._start, 1e-9)
 
     def _rate_text(self) -> str:
-        return f"{self.unit} · {self.rate:,.1f}/s"
+        return f"{self.unit} · {self.rate:,.1f}/s" if self.done > self._start_done else self.unit
 
     def _print(self, tail: str | None = None) -> None:
         self._last_print = time.monotonic()

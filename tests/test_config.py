@@ -58,6 +58,18 @@ def test_errors_name_the_key_and_say_what_to_do(overrides: list[str], message: s
     assert "\n" not in str(error.value)
 
 
+def test_the_file_is_named_for_what_stands_in_it_alone(tmp_path: Path) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text("out: a\noptim: {lr: 0.1, steps: many}\n")
+    for overrides, message in (
+        ([], rf"^'optim.steps' cannot be 'many' in {file}: "),
+        (["optim.steps=few"], "^'optim.steps' cannot be 'few': "),
+        (["optim.steps=1", "optim.lrr=2"], "^unknown key 'optim.lrr'; "),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(Toy, file=file, overrides=overrides)
+
+
 def test_a_file_that_is_no_mapping_or_would_run_code_is_refused(tmp_path: Path) -> None:
     for text in ("[1, 2]", "a: [", "!!python/object/apply:os.getcwd []"):
         file = tmp_path / "bad.yaml"

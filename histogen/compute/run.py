@@ -86,7 +86,8 @@ def run_units(
                 for position, outcome in executor.map(partial(_guarded, worker, Path.cwd()), list(units)):
                     key = units[position].key
                     outcomes[position] = UnitFailure(key, outcome.reason) if isinstance(outcome, Lost) else outcome
-                    bar.advance(units[position].num_items)
+                    if not isinstance(outcomes[position], UnitFailure):
+                        bar.advance(units[position].num_items)
     return _report(units, outcomes, time.monotonic() - start)
 
 

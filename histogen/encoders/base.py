@@ -6,6 +6,7 @@ exported, ``timm:NAME``, ``timm:NAME@weights``, ``random:NAME``, ``colour``, or 
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -113,6 +114,10 @@ def _load_folder(path: Path) -> Encoder:
         return load_export(path / "encoder", name=path.resolve().name)
     if (path / "config.json").is_file():
         return load_export(path, name=path.resolve().name)
+    record = path / "run.json"
+    made_by = json.loads(record.read_text()).get("command") if record.is_file() else None
+    if made_by not in (None, "pretrain"):
+        raise EncoderError(f"'{path}' is an output of {made_by}, not an encoder; give a run of `histogen pretrain`")
     if (path / "checkpoints").is_dir():
         raise EncoderError(f"run '{path}' has no encoder yet: its training is not finished; finish it with --resume")
     raise EncoderError(f"folder '{path}' holds no encoder (no config.json); give a run of `histogen pretrain`")

@@ -122,7 +122,7 @@ def ensure_embeddings(
 def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
     """Embed the tiles of one shard in passes of exactly ``unit.batch``, and write them; absent tiles get zeros."""
     store = TileStore.open_(unit.store)
-    encoder = _cached_encoder(unit.spec, unit.device)
+    encoder = _cached_encoder(unit.spec, unit.rows, unit.device)
     indices = np.array(store.shard_range(unit.shard), dtype=np.int64)
     present = store.tile_ok[indices]
     values = np.zeros((len(indices), encoder.card.dim), np.float32)
@@ -158,8 +158,16 @@ def embed_images(
 
 
 @lru_cache(maxsize=2)
-def _cached_encoder(spec: str, device: str) -> Encoder:
-    return load_encoder(spec, resolve_device(device))
+def _cached_encoder(spec: str, rows: str, device: str) -> Encoder:
+    """Return the encoder whose embeddings ``rows`` are; a worker that outlives a training reads the new weights.
+
+    Raises:
+        EncoderError: its weights have changed since the command began.
+    """
+    encoder = load_encoder(spec, resolve_device(device))
+    if encoder.card.name != rows.partition("/")[2]:
+        raise EncoderError(f"encoder '{spec}' is '{encoder.card.name}' now, not '{rows.partition('/')[2]}'; run again")
+    return encoder
 
 
 def _absolute(spec: str) -> str:

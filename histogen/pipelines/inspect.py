@@ -14,7 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, HistogenError
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_run, records_folder
 from histogen.store.checks import damaged_shards, first_copies
 from histogen.store.find import find_stores
@@ -43,6 +43,26 @@ def describe(path: Path, *, check: bool = False) -> Outcome:
         parts += _copies(path)
     Console(file=buffer, width=WIDTH, highlight=False, no_color=True).print(Group(*parts))
     return Outcome(path, buffer.getvalue().rstrip(), damaged)
+
+
+def describe_all(paths: Sequence[Path], *, check: bool = False) -> Outcome:
+    """Describe every path, one after the other; of several, one that cannot be described is a failure beside the rest.
+
+    Raises:
+        HistogenError: it is the only path.
+    """
+    said, failures = [], []
+    for path in paths:
+        try:
+            outcome = describe(path, check=check)
+        except HistogenError as error:
+            if len(paths) == 1:
+                raise
+            failures.append(str(error))
+            continue
+        said.append(outcome.summary)
+        failures += outcome.failures
+    return Outcome(paths[0], "\n".join(said), tuple(failures))
 
 
 def _parts(path: Path) -> Iterable[RenderableType]:

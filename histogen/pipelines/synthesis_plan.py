@@ -160,7 +160,8 @@ def create_stores(
         path = config.out / f"{source.store_id}.zarr"
         store = TileStore.create(
             path, kind=config.kind, store_id=f"{source.store_id}-{config.kind}", tile_px=pipeline.tile_px,
-            mpp=source.mpp, num_tiles=num_tiles, provenance=provenance, jpeg=jpeg, columns=columns,
+            mpp=source.mpp, num_tiles=num_tiles, provenance={**provenance, "source_sha256": source.content_hash},
+            jpeg=jpeg, columns=columns,
         )  # fmt: skip
         if config.consistency.is_measured:
             store.create_rows("columns/consistency", (num_tiles,), "float32", fill=float("nan"))

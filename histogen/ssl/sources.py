@@ -70,20 +70,19 @@ def link_synthetic(tiles: TileSet, synthetic: TileSet, *, what: str, allow_missi
 def _check_sources(tiles: TileSet, synthetic: TileSet) -> None:
     """Raise a StoreError when a source store was made anew since: its tiles bear the numbers of others.
 
-    A store that ``synthesize`` wrote holds ``per_source`` rows for each tile of its source, absent ones included.
+    A store that ``synthesize`` wrote names the bytes that its source store had.
     """
     stores = {store.store_id: store for store in tiles.stores}
     for store in synthetic.stores:
-        copies, names = store.provenance.get("per_source"), store.rows_attributes("columns/source_store")["categories"]
-        if not copies or not store.num_tiles:
+        made_from = store.provenance.get("source_sha256")
+        if made_from is None or not store.num_tiles:
             continue
+        names = store.rows_attributes("columns/source_store")["categories"]
         source = stores.get(names[int(store.read_rows("columns/source_store", [0])[0])])
-        if source is None or (store.num_tiles == copies * source.num_tiles and store.mpp == source.mpp):
-            continue
-        raise StoreError(
-            f"'{store.path}' was made from {store.num_tiles // copies} tiles at {store.mpp} mpp, and store "
-            f"'{source.path}' has {source.num_tiles} at {source.mpp} now; synthesize from these tiles again"
-        )
+        if source is not None and source.content_hash != made_from:
+            raise StoreError(
+                f"'{store.path}' was made from other tiles than '{source.path}' holds now; synthesize from these again"
+            )
 
 
 def base_indices(tiles: TileSet, synthetic: TileSet, role: str) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import StoreError
 from histogen.store.find import find_stores
-from histogen.store.layout import TILES, unpack_text
+from histogen.store.layout import unpack_text
 from histogen.store.merging import (
     categories_of,
     check_distinct,
@@ -232,11 +231,10 @@ class TileSet:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over store ids, counts, the notes of their shards, and which tiles are selected."""
+        """SHA-256 over the stores' content hashes and which tiles are selected."""
         digest = hashlib.sha256()
         for store, selected in zip(self.stores, self._selected, strict=True):
-            notes = store.ledger.notes(TILES)
-            digest.update(json.dumps([store.store_id, store.num_tiles, notes], sort_keys=True).encode())
+            digest.update(store.content_hash.encode())
             digest.update(b"all" if selected is None else selected.astype("<i8").tobytes())
         return digest.hexdigest()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -115,6 +117,12 @@ class TileStore:
 
     def __repr__(self) -> str:
         return f"TileStore('{self.path}', {self.kind}, {self.num_tiles} tiles of {self.tile_px} px)"
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the store's id, its number of tiles and the notes of its shards."""
+        facts = [self.store_id, self.num_tiles, self.ledger.notes(TILES)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def num_shards(self) -> int:

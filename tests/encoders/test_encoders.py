@@ -174,7 +174,9 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("not weights")
     (tmp_path / "script.sh").write_text(". ./env.sh\nexport A=1\n")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for name in ("run", "eldm"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    (tmp_path / "eldm" / "run.json").write_text('{"command": "train-eldm"}')
     cases = {
         str(tmp_path / "none"): "neither a folder nor a file",
         str(tmp_path / "text.pth"): r"holds no readable weights \(it is no file of weights, or would run code\); give",
@@ -182,6 +184,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
         "random:test_vit@x": "the seed of 'random:test_vit@x' cannot be 'x'; give a number: random:test_vit@1",
         str(tmp_path / "empty"): "holds no encoder",
         str(tmp_path / "run"): "its training is not finished",
+        str(tmp_path / "eldm"): "is an output of train-eldm, not an encoder; give a run of `histogen pretrain`",
         "timm:no_such_model": "timm has no model 'no_such_model'",
         "timm:vit_tiny_patch16_224": "give a file: timm:vit_tiny_patch16_224@",
         f"timm:vit_tiny_patch16_224@{tmp_path}/x": "do not exist",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,15 +38,19 @@ def make_store(path: Path, num_tiles: int = 21, *, absent: tuple[int, ...] = (),
     return store
 
 
-@pytest.fixture
-def encoder(tmp_path: Path) -> str:
-    torch.manual_seed(0)
+def write_encoder(run: Path, seed: int) -> str:
+    torch.manual_seed(seed)
     export_encoder(
-        build_vit("vit_small_patch16_224", ARGUMENTS), tmp_path / "run" / "encoder", name="run",
+        build_vit("vit_small_patch16_224", ARGUMENTS), run / "encoder", name="run",
         architecture="vit_small_patch16_224", arguments=ARGUMENTS, image_px=16, mean=(0.5,) * 3, std=(0.2,) * 3,
         source="test", supervision="none",
     )  # fmt: skip
-    return str(tmp_path / "run")
+    return str(run)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> str:
+    return write_encoder(tmp_path / "run", 0)
 
 
 def config(store: Path, encoder: str, **changes: object) -> EmbedConfig:
@@ -89,6 +94,34 @@ def test_ensure_embeddings_computes_once(tmp_path: Path, encoder: str) -> None:
     stamp = chunk.stat().st_mtime_ns
     assert ensure_embeddings([store.path], encoder) == name
     assert chunk.stat().st_mtime_ns == stamp
+
+
+def test_a_worker_that_outlives_a_training_embeds_with_the_new_weights(tmp_path: Path, encoder: str) -> None:
+    """This process keeps encoders from run to run, as the workers of a cluster do."""
+    store = make_store(tmp_path / "a.zarr")
+    for seed in (0, 1):
+        write_encoder(Path(encoder), seed)
+        name = ensure_embeddings([store.path], encoder)
+        loaded = load_encoder(encoder)
+        assert name == loaded.card.name
+        tiles = TileSet.open_(store.path)
+        expected = loaded(torch.from_numpy(tiles.read_tiles(range(21))).permute(0, 3, 1, 2))
+        np.testing.assert_allclose(tiles.embeddings(name), expected.numpy(), atol=1e-5)
+
+
+def test_weights_that_change_during_the_run_fail_its_shards(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, inner = make_store(tmp_path / "a.zarr"), embed.run_units
+
+    def changed_meanwhile(*given: object, **named: object) -> object:
+        write_encoder(Path(encoder), 2)
+        return inner(*given, **named)
+
+    monkeypatch.setattr(embed, "run_units", changed_meanwhile)
+    outcome = embed.run(config(store.path, encoder))
+    assert outcome.exit_code == 1
+    assert re.fullmatch(r"a/0: encoder '.*run' is 'run-\w{8}' now, not 'run-\w{8}'; run again", outcome.failures[0])
 
 
 def test_bytes_do_not_depend_on_where_and_in_what_order_shards_are_made(

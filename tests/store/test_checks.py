@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from histogen.pipelines.inspect import describe
+from histogen.errors import ConfigError
+from histogen.pipelines.inspect import describe, describe_all
 from histogen.store.checks import damaged_shards, first_copies
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import chunk_path
@@ -34,6 +36,16 @@ def test_copies_are_found_within_and_across_stores(tmp_path: Path) -> None:
     text = describe(tmp_path, check=True).summary
     assert "3 of 7 tiles are copies" in text
     assert "b:1 is the same as a:1" in text
+
+
+def test_of_several_paths_one_that_cannot_be_described_does_not_hide_the_others(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", [0, 1])
+    found = describe_all([tmp_path / "none", store.path])
+    assert found.exit_code == 1
+    assert found.failures == (f"'{tmp_path / 'none'}' does not exist; check the path",)
+    assert found.summary == describe(store.path).summary
+    with pytest.raises(ConfigError, match="does not exist"):
+        describe_all([tmp_path / "none"])
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
