@@ -99,7 +99,10 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            sys.stderr.write("stopped; what is done is kept: run the same command again, with --resume if it has it\n")
+            sys.stderr.write(
+                "stopped; finished shards and checkpoints are kept: run the same command again, with --resume if it "
+                "has it\n"
+            )
             sys.stderr.flush()
             os._exit(INTERRUPTED)  # threads that still work on a shard are not waited for: files are whole or absent
         raise

@@ -19,8 +19,10 @@ class ObjectiveSettings(Settings):
 
     kind: Literal["eps", "v", "flow"] = "v"
     """``eps``: the noise (LDM); ``v``: Salimans & Ho 2022; ``flow``: noise minus data on a straight path (SiT)."""
-    min_snr_gamma: float | None = Field(default=5.0, gt=0)
-    """Clip of the signal-to-noise weight (Hang et al. 2023, arXiv 2303.09556); null is none. Not for flow."""
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """Clip of the signal-to-noise weight (Hang et al. 2023, arXiv 2303.09556; theirs is 5); null is none. Not for flow.
+    None by default: of v it takes weight off the highest noise, where a tile's kind is decided, and tiles followed
+    their sources less (benchmarks/RESULTS.md)."""
     beta_start: float = Field(default=0.0015, gt=0, lt=1)
     """First beta; LDM's value."""
     beta_end: float = Field(default=0.0195, gt=0, lt=1)

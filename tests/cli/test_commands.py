@@ -120,7 +120,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path, how: tuple[s
     assert time.monotonic() - start < 20
     assert child.returncode == 130
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("stopped; what is done is kept")
+    assert said.splitlines()[-1].startswith("stopped; finished shards and checkpoints are kept")
     assert not TileStore.open_(tmp_path / "out" / "s.zarr").is_complete()
     assert histogen(*words, "--resume").returncode == 0
     assert not damaged_shards(TileStore.open_(tmp_path / "out" / "s.zarr"))
