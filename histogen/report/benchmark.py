@@ -14,13 +14,13 @@ TONES: dict[str, page.Tone] = {"better": "good", "worse": "bad"}
 
 
 def difference_sentence(difference: Mapping[str, Any]) -> str:
-    """Return one honest sentence: ``Gen-DINO − DINO = +1.5 points [0.2, 2.9] k-NN …: better``."""
+    """Return one honest sentence: ``Gen-DINO − DINO = +1.5 points [0.2, 2.9] of k-NN …, p = 0.020: better``."""
     low, high = difference["ci95"]
     test, _, metric = str(difference["metric"]).partition(".")
     return (
         f"{difference['a']} − {difference['b']} = {100 * difference['delta']:+.1f} points "
-        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {TESTS.get(test, test)} {METRICS.get(metric, metric)}: "
-        f"{difference['verdict']}"
+        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {TESTS.get(test, test)} {METRICS.get(metric, metric)}, "
+        f"p = {difference['p']:.3f}: {difference['verdict']}"
     )
 
 
@@ -123,7 +123,7 @@ def _detail(difference: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
     unit, count = benchmark["clusters"]["unit"], benchmark["clusters"]["count"]
     size = f"{count:,} {unit}s" if unit == "slide" and test == "mil" else f"{benchmark['num_test']:,} test tiles"
     more = f", {count:,} {unit}s" if test != "mil" and unit != "tile" else ""
-    return f"{'; '.join(values)}; p = {difference['p']:.3f}; {size}{more}."
+    return f"{'; '.join(values)}; {size}{more}."
 
 
 def _accuracy_plot(encoders: Sequence[Mapping[str, Any]]) -> str:

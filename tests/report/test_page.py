@@ -53,8 +53,10 @@ def test_the_page_shows_what_it_was_given(full_report: RunReport) -> None:
         "Benchmark", "Slides", "Real and generative tiles", "Interpolated tiles", "Training", "Stages", "Configs",
         "Provenance",
     ]  # fmt: skip
-    assert "Gen-DINO − DINO = +1.5 points [-0.4, +3.4] of k-NN balanced accuracy: no difference shown" in text
-    assert "Gen-DINO − DINO = +1.5 points [+0.2, +3.0] of linear probe balanced accuracy: better" in text
+    assert (
+        "Gen-DINO − DINO = +1.5 points [-0.4, +3.4] of k-NN balanced accuracy, p = 0.118: no difference shown" in text
+    )
+    assert "Gen-DINO − DINO = +1.5 points [+0.2, +3.0] of linear probe balanced accuracy, p = 0.020: better" in text
     assert "70.9 [67.8, 73.8]" in text
     assert "intervals over so few are too narrow" in text
     assert "dino: S9: it <broke>" in text

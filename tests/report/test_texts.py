@@ -23,9 +23,11 @@ def test_tables() -> None:
 @pytest.mark.parametrize("verdict", ["better", "worse", "no difference shown"])
 def test_a_difference_is_told_in_points_with_its_verdict(verdict: str) -> None:
     difference = {
-        "a": "A", "b": "B", "metric": "linear.macro_f1", "delta": -0.0123, "ci95": [-0.03, 0.005], "verdict": verdict,
+        "a": "A", "b": "B", "metric": "linear.macro_f1", "delta": -0.0123, "ci95": [-0.03, 0.005], "p": 0.2,
+        "verdict": verdict,
     }  # fmt: skip
-    assert difference_sentence(difference) == f"A − B = -1.2 points [-3.0, +0.5] of linear probe macro F1: {verdict}"
+    expected = f"A − B = -1.2 points [-3.0, +0.5] of linear probe macro F1, p = 0.200: {verdict}"
+    assert difference_sentence(difference) == expected
 
 
 def test_text_and_markdown_hold_every_figure_and_note(benchmark_json: dict[str, Any]) -> None:
@@ -33,7 +35,7 @@ def test_text_and_markdown_hold_every_figure_and_note(benchmark_json: dict[str, 
     for told in (text, table):
         assert "70.9 [67.8, 73.8]" in told
         assert benchmark_json["notes"][0] in told
-    assert "Gen-DINO − DINO = +1.5 points [+0.2, +3.0] of linear probe balanced accuracy: better" in text
+    assert "Gen-DINO − DINO = +1.5 points [+0.2, +3.0] of linear probe balanced accuracy, p = 0.020: better" in text
     assert "| Gen-DINO − DINO | k-NN, macro F1 | +1.5 [-0.4, +3.4] | 0.118 | no difference shown |" in table
     for encoder in benchmark_json["encoders"]:
         encoder["retrieval"] = {"map": 0.5, "ci95": [0.4, 0.6]}
