@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from histogen.config import BulkConfig, load_config
 from histogen.errors import ConfigError
+from histogen.store.layout import SYNTHETIC
 
 StageSettings = dict[str, Any]
 """Keys of one stage's config; the key ``config`` names a YAML (a path, or one under configs/) to start from."""
@@ -101,7 +102,7 @@ def chain(config: RunConfig) -> list[Stage]:
         out=autoencoder)  # fmt: skip
     add("eldm", "train_eldm", "TrainEldmConfig", config.train_eldm, tiles=tiles, encoder=str(dino),
         autoencoder=str(autoencoder), out=eldm)  # fmt: skip
-    for kind in ("generative", "interpolated"):
+    for kind in SYNTHETIC:
         add(kind, "synthesize", "SynthesizeConfig", config.synthesize, tiles=tiles, eldm=eldm, kind=kind,
             out=out / kind)  # fmt: skip
     add("gen-dino", "pretrain", "PretrainConfig", {**config.pretrain, **config.gen_pretrain}, tiles=tiles,

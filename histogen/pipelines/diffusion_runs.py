@@ -1,4 +1,4 @@
-"""What the stages around the latent diffusion model share: real tiles only, some held out, and a run's last figures."""
+"""What the stages around the latent diffusion model share: real tiles only, some of them held out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from pydantic import Field
 from histogen.config import Settings
 from histogen.errors import ConfigError, StoreError
 from histogen.seeds import derive_seed
+from histogen.store.layout import SYNTHETIC
 from histogen.store.tile_set import TileSet
-from histogen.training.journal import JOURNAL_NAME, read_journal
 from histogen.training.sampler import permute
-
-SYNTHETIC = ("generative", "interpolated")
 
 
 class HeldoutSettings(Settings):
@@ -48,8 +46,3 @@ def split_heldout(num_tiles: int, settings: HeldoutSettings, seed: int) -> tuple
         raise ConfigError(f"{count} of {num_tiles} tiles cannot be held out; give more tiles or lower heldout.fraction")
     order = permute(np.arange(num_tiles), num_tiles, seed=derive_seed(seed, "heldout"))
     return np.sort(order[count:]), np.sort(order[:count])
-
-
-def last_row(run_dir: Path) -> dict[str, float | None]:
-    """Return the last metrics in the journal of a run: the same whether or not it was interrupted."""
-    return {key: value for key, value in read_journal(run_dir / JOURNAL_NAME)[-1].items() if key != "step"}

@@ -27,6 +27,7 @@ from histogen.ssl.settings import SslSettings
 from histogen.ssl.sources import Interpolations, SyntheticTiles, link_interpolated, link_synthetic
 from histogen.ssl.statistics import measure
 from histogen.ssl.task import DinoTask, Schedules, resolve_precision
+from histogen.store.layout import SYNTHETIC
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.checkpoint import list_checkpoints, weights_sha256
@@ -228,7 +229,7 @@ def check_input(config: PretrainConfig, tiles: TileSet, device: torch.device) ->
         Board(config.out / BOARD_NAME)  # says when it is not installed
     if len(tiles) == 0:
         raise ConfigError(f"the stores {', '.join(map(str, config.tiles))} hold no tiles; tile slides first")
-    synthetic = sorted({"generative", "interpolated"} & set(tiles.kinds))
+    synthetic = sorted(set(SYNTHETIC) & set(tiles.kinds))
     if synthetic and len(tiles.kinds) > 1:
         raise ConfigError(
             f"the stores are of kinds {', '.join(tiles.kinds)} together; give the {synthetic[0]} ones by "

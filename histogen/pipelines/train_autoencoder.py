@@ -38,7 +38,7 @@ from histogen.diffusion.reconstruction import (
 )
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.diffusion_runs import HeldoutSettings, last_row, open_real, split_heldout
+from histogen.pipelines.diffusion_runs import HeldoutSettings, open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
@@ -154,10 +154,9 @@ def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     processes.share_of(config.optim.batch, passes=config.optim.accumulate)
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
     task = AutoencoderTask(config, tiles, train, device)  # refuses what cannot work: before the output is claimed
-    with processes.main_first():
-        if processes.is_main():
-            claim_output(config, command="train-autoencoder", inputs={"tiles": tiles.content_hash})
-    fit(
+    inputs = {"tiles": tiles.content_hash}
+    processes.main_decides(lambda: claim_output(config, command="train-autoencoder", inputs=inputs))
+    last = fit(
         task,
         run_dir=config.out,
         num_steps=config.optim.steps,
@@ -171,14 +170,15 @@ def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     )
     outcome = Outcome(config.out, f"autoencoder in {config.out}")
     if processes.is_main():
-        outcome = _export(config, task, tiles, train, heldout)
+        outcome = _export(config, task, tiles, train, heldout, last)
     processes.barrier()
     return outcome
 
 
 def _export(
-    config: TrainAutoencoderConfig, task: AutoencoderTask, tiles: TileSet, train: np.ndarray, heldout: np.ndarray
-) -> Outcome:
+    config: TrainAutoencoderConfig, task: AutoencoderTask, tiles: TileSet, train: np.ndarray, heldout: np.ndarray,
+    last: dict[str, float],
+) -> Outcome:  # fmt: skip
     model, device, out = task.model.eval(), task.device, config.out
     mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
@@ -186,7 +186,7 @@ def _export(
     model.save_pretrained(out / "autoencoder")
     name = autoencoder_name(model, out / "autoencoder")
     write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))
-    finish_output(out, name=name, supervision="none", heldout=scores, training=last_row(out))
+    finish_output(out, name=name, supervision="none", heldout=scores, training=last)
     return Outcome(
         out,
         f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",

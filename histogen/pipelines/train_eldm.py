@@ -30,7 +30,7 @@ from histogen.diffusion.sampling import SamplerSettings, build_sampler
 from histogen.encoders.base import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.diffusion_runs import HeldoutSettings, last_row, open_real, split_heldout
+from histogen.pipelines.diffusion_runs import HeldoutSettings, open_real, split_heldout
 from histogen.pipelines.eldm_task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.latents import ensure_latents
@@ -97,9 +97,10 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
     check_settings(config, tiles, autoencoder, len(train))
     unet = _initial(config, autoencoder, embedding_dim=encoder_card.dim, tile_px=tiles.tile_px)
+    hashes = {"tiles": tiles.content_hash, **names}
+    processes.main_decides(lambda: claim_output(config, command="train-eldm", inputs=hashes))
     with processes.main_first():
         if processes.is_main():
-            claim_output(config, command="train-eldm", inputs={"tiles": tiles.content_hash, **names})
             ensure_embeddings(
                 config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
             )
@@ -116,7 +117,7 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
         device=device,
         unet=unet,
     )
-    fit(
+    last = fit(
         task,
         run_dir=config.out,
         num_steps=config.optim.steps,
@@ -129,7 +130,7 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
         item_name="tiles",
     )
     supervision = _supervision(config, encoder_card.supervision)
-    return _export(config, task, names, supervision)
+    return _export(config, task, names, supervision, last)
 
 
 def check_settings(config: TrainEldmConfig, tiles: TileSet, autoencoder: Autoencoder, num_train: int) -> None:
@@ -140,7 +141,10 @@ def check_settings(config: TrainEldmConfig, tiles: TileSet, autoencoder: Autoenc
     build_sampler(config.sampler, build_scheduler(config.objective))
 
 
-def _export(config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supervision: dict[str, str]) -> Outcome:
+def _export(
+    config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supervision: dict[str, str],
+    last: dict[str, float],
+) -> Outcome:  # fmt: skip
     heldout = task.heldout_loss()
     task.use_average()
     label_free = all(text.startswith("none") for text in supervision.values())
@@ -163,7 +167,7 @@ def _export(config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supe
             **names,
             supervision=supervision,
             heldout=heldout,
-            training=last_row(config.out),
+            training=last,
             weights_sha256=pipeline.weights_sha256(),
             sampler=config.sampler.model_dump(mode="json"),
         )

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from histogen.errors import ConfigError, StoreError
+from histogen.store.layout import SYNTHETIC
 from histogen.store.tile_set import TileSet
 
 MISSING = -1
@@ -44,7 +45,7 @@ def link_synthetic(tiles: TileSet, synthetic: TileSet, *, what: str, allow_missi
         StoreError: they do not say their sources, or were made from other tiles, or some of ``tiles`` have none and
             ``allow_missing`` is false.
     """
-    if what not in ("generative", "interpolated"):
+    if what not in SYNTHETIC:
         raise ValueError(what)
     if set(synthetic.kinds) != {what}:
         raise StoreError(f"the {what} stores are of kind {', '.join(synthetic.kinds)}; give stores of kind {what}")

@@ -30,7 +30,8 @@ from histogen.errors import StoreError
 from histogen.files import write_atomic
 
 FORMAT = 1
-KINDS = ("slide", "natural", "generative", "interpolated")
+SYNTHETIC = ("generative", "interpolated")
+KINDS = ("slide", "natural", *SYNTHETIC)
 SHARD_TILES = 1024
 ABSENT = np.uint64(2**64 - 1)
 ROW_GROUPS = ("columns", "embeddings", "latents")

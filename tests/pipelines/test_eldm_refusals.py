@@ -38,19 +38,24 @@ def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPat
     return folder
 
 
+def located(world: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` with its tiles looked for in ``world``."""
+    return {**given, "tiles": [world / name for name in given["tiles"]]}
+
+
 def autoencoder(world: Path, out: Path, **changes: Any) -> TrainAutoencoderConfig:
-    given = {"tiles": [world / "sources"], "out": out, "device": "cpu", **TINY_AUTOENCODER}
-    return TrainAutoencoderConfig.model_validate({**given, **changes})
+    given = {"tiles": ["sources"], "out": out, "device": "cpu", **TINY_AUTOENCODER}
+    return TrainAutoencoderConfig.model_validate(located(world, {**given, **changes}))
 
 
 def eldm(world: Path, out: Path, **changes: Any) -> TrainEldmConfig:
-    given = {"tiles": [world / "sources"], "autoencoder": str(world / "autoencoder"), "device": "cpu", "out": out}
-    return TrainEldmConfig.model_validate({**given, **TINY_ELDM, **changes})
+    given = {"tiles": ["sources"], "autoencoder": str(world / "autoencoder"), "device": "cpu", "out": out}
+    return TrainEldmConfig.model_validate(located(world, {**given, **TINY_ELDM, **changes}))
 
 
 def synthesis(world: Path, out: Path, **changes: Any) -> SynthesizeConfig:
-    given = {"tiles": [world / "sources"], "eldm": world / "eldm", "out": out, "micro_batch": 8, "device": "cpu"}
-    return SynthesizeConfig.model_validate({**given, **changes})
+    given = {"tiles": ["sources"], "eldm": world / "eldm", "out": out, "micro_batch": 8, "device": "cpu"}
+    return SynthesizeConfig.model_validate(located(world, {**given, **changes}))
 
 
 FOUR_LEVELS = {**TINY_AUTOENCODER["model"], "channels": [4, 4, 4, 8]}
@@ -69,8 +74,6 @@ FOUR_LEVELS = {**TINY_AUTOENCODER["model"], "channels": [4, 4, 4, 8]}
 def test_an_autoencoder_that_cannot_be_trained(
     world: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    if "tiles" in changes:
-        changes = {**changes, "tiles": [world / name for name in changes["tiles"]]}
     with pytest.raises(HistogenError, match=message):
         train_autoencoder.run(autoencoder(world, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
@@ -89,8 +92,6 @@ def test_an_autoencoder_that_cannot_be_trained(
     ],
 )
 def test_an_eldm_that_cannot_be_trained(world: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    if "tiles" in changes:
-        changes = {**changes, "tiles": [world / name for name in changes["tiles"]]}
     with pytest.raises(HistogenError, match=message):
         train_eldm.run(eldm(world, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
@@ -126,8 +127,6 @@ def test_a_noise_schedule_that_is_none(betas: tuple[float, float], message: str)
 def test_tiles_that_cannot_be_made(
     world: Path, tmp_path: Path, error: type[HistogenError], changes: dict[str, Any], message: str
 ) -> None:
-    if "tiles" in changes:
-        changes = {**changes, "tiles": [world / name for name in changes["tiles"]]}
     with pytest.raises(error, match=message):
         synthesize.run(synthesis(world, tmp_path / "made", **changes))
     assert not (tmp_path / "made").exists()
