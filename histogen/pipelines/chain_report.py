@@ -141,13 +141,13 @@ def trainings(out: Path) -> list[Training]:
 
 def provenance(config: RunConfig, tiles: TileSet) -> dict[str, object]:
     """Return what made this page: versions, seed, content of the tiles, outside weights."""
-    eldm = read_run(config.out / "eldm")
+    weights = read_run(config.out / "eldm").get("results", {}).get("supervision", {})
     return {
         "histogen": histogen.__version__,
         "python": platform.python_version(),
         "seed": config.seed,
         "tiles (SHA-256)": tiles.content_hash,
-        "E-LDM outside weights": eldm.get("results", {}).get("supervision", "none"),
+        "E-LDM outside weights": "; ".join(f"{part}: {text}" for part, text in weights.items()) or "none",
     }
 
 

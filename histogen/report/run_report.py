@@ -77,14 +77,20 @@ def _slide(slide: SlidePicture) -> str:
 
 
 def stages_section(stages: Sequence[StageTime]) -> page.Section:
-    """Return the stages with their times, and every failure."""
-    rows = [(stage.name, duration(stage.seconds), stage.summary) for stage in stages]
-    rows.append(("all", duration(sum(stage.seconds for stage in stages)), ""))
+    """Return the stages with their times, and every failure; a summary of several lines has a section of its own."""
+    rows = [(stage.name, _unbroken(stage.seconds), stage.summary if "\n" not in stage.summary else "see its section")
+            for stage in stages]  # fmt: skip
+    rows.append(("all", _unbroken(sum(stage.seconds for stage in stages)), ""))
     failed = [f"{stage.name}: {failure}" for stage in stages for failure in stage.failures]
     blocks = [page.table(["stage", "time", "what it did"], rows)]
     if failed:
         blocks += [page.heading("Failures"), page.failures(failed)]
     return page.section("Stages", *blocks)
+
+
+def _unbroken(seconds: float) -> str:
+    """Return :func:`duration` with spaces at which no line is broken."""
+    return duration(seconds).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def duration(seconds: float) -> str:

@@ -61,7 +61,7 @@ def test_the_page_shows_what_it_was_given(full_report: RunReport) -> None:
     assert "intervals over so few are too narrow" in text
     assert "dino: S9: it <broke>" in text
     assert "model: {name: vit_small}" in text
-    assert "1 min 17 s" in text  # 12.3 + 65 seconds
+    assert "1\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}17\N{NO-BREAK SPACE}s" in text  # 12.3 + 65 seconds
     links = {a.get("href", "")[1:] for a in root.iter("a")}
     assert links == {s.get("id") for s in root.iter("section")}
 
