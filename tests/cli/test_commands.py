@@ -103,6 +103,11 @@ def test_a_flag_of_zero_wins_over_the_file(tmp_path: Path) -> None:
     assert (config["seed"], config["workers"]) == (0, 0)
 
 
+def _hear_interrupts() -> None:
+    """As a terminal's child does; one of a suite that runs in the background inherits that they are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [(), ("--threads", "2"), ("--workers", "2")])
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path, how: tuple[str, ...]) -> None:
     """The interrupt goes to all processes of the group, as from a terminal; what is resumed is as if undisturbed."""
@@ -110,7 +115,9 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path: Path, how: tuple[s
     words = ["tile", tmp_path / "s.svs", "--out", tmp_path / "out", "--tile-px", "32", *how]
     words += ["--set", "stride_px=4", "--set", "min_tissue_fraction=0", "--set", "tissue.method=none"]
     command = [str(Path(sys.executable).with_name("histogen")), *map(str, words)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as child:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_hear_interrupts
+    ) as child:
         while not list(tmp_path.glob("out/s.zarr/ledger/tiles/*.json")):
             assert child.poll() is None
             time.sleep(0.05)
