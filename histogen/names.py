@@ -19,6 +19,16 @@ READERS = {
 }
 """Slide readers, in the order in which ``auto`` tries them."""
 
+XML_ANNOTATIONS = {
+    "ASAP_Annotations": "histogen.tiles.annotations.asap:read_asap",
+    "Annotations": "histogen.tiles.annotations.layers:read_layers",
+    "annotations": "histogen.tiles.annotations.ndpa:read_ndpa",
+}
+"""Readers of annotations in XML, by the document's outermost element: ASAP, ImageScope and HALO, Hamamatsu."""
+
+AREA_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".db", ".xml", ".ndpa", ".annotations")
+"""How the names of annotations end that lie in a folder, one for each slide; their content says what they are."""
+
 
 def resolve(table: Mapping[str, str], name: str, *, what: str) -> Any:
     """Return the object that ``name`` stands for in ``table``.

@@ -11,6 +11,7 @@ from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
 from histogen.errors import ConfigError
 from histogen.files import remove_temporaries, write_atomic
+from histogen.names import AREA_SUFFIXES
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.tile_config import TileConfig
 from histogen.pipelines.tile_work import (
@@ -44,6 +45,7 @@ def run(config: TileConfig) -> Outcome:
     """
     sources = find_slides(config.slides)
     _check_files(config)
+    _check_folder(config, sources)
     prints = {source.slide_id: _fingerprint(source) for source in sources}
     out = claim_output(
         config, command=COMMAND, inputs={**prints, **_stated(config, sources)}, located=LOCATED,
@@ -81,6 +83,19 @@ def _check_files(config: TileConfig) -> None:
         if path is not None and not path.exists():
             raise ConfigError(f"{name} '{path}' does not exist; check the path")
     build_normaliser(config.stain)
+
+
+def _check_folder(config: TileConfig, sources: list[SlideSource]) -> None:
+    """Refuse a folder of annotations that has no file of any of the slides: without a file a slide has no labels."""
+    where = config.annotations
+    if where is None or not where.is_dir() or any("annotations" in files_beside(config, source) for source in sources):
+        return
+    there = sorted(path.name for path in where.iterdir())
+    holds = f"it holds {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}" if there else "it is empty"
+    raise ConfigError(
+        f"annotations '{where}' have no file of any of the {len(sources)} slides ({holds}); name them as the slides, "
+        f"such as {sources[0].slide_id}{AREA_SUFFIXES[0]} (or {', '.join(AREA_SUFFIXES[1:])})"
+    )
 
 
 def _stated(config: TileConfig, sources: list[SlideSource]) -> dict[str, str]:
@@ -142,4 +157,8 @@ def _summary(config: TileConfig, rows: list[SlideRow], seconds: float) -> str:
     whole = len({row.slide_id for row in rows}) - failed
     tiles = sum(row.tiles for row in rows)
     text = f"{config.out}: {tiles:,} tiles of {whole} slides in {seconds:.1f} s"
+    flagged = [row for row in rows if row.flags]
+    if flagged:
+        others = f" and {len(flagged) - 1} more" if len(flagged) > 1 else ""
+        text += f"; to be looked at: {flagged[0].slide_id} ({'; '.join(flagged[0].flags)}){others}"
     return f"{text}; {failed} slides have failures, see {config.out / REPORT_NAME}" if failed else text

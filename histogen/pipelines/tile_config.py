@@ -50,7 +50,7 @@ class TileConfig(BulkConfig):
     max_pen_fraction: float = Field(default=0.0, ge=0, le=1)
     """Largest share of ink in a kept tile."""
     roi: Path | None = None
-    """GeoJSON regions outside of which nothing is kept: a file (for one slide), or a folder with one per slide."""
+    """Regions outside of which nothing is kept: a file (for one slide), or a folder with one per slide."""
     positions: Path | None = None
     """HDF5 of CLAM or TRIDENT whose ``coords`` are the tiles to cut, just these: a file (for one slide), or a folder
     with ``<slide_id>.h5`` or ``<slide_id>_patches.h5`` for each. Shares of tissue and ink are stored all the same."""
@@ -60,11 +60,17 @@ class TileConfig(BulkConfig):
     jpeg: TileJpegConfig = TileJpegConfig()
     stain: StainSettings = StainSettings()
     annotations: Path | None = None
-    """GeoJSON or AnnotationStore with named regions: a file (for one slide), or a folder with one per slide."""
+    """Regions with classes (docs/formats.md says in which formats): a file (for one slide), or a folder with one per
+    slide."""
+    frame: Literal["auto", "bounds", "canvas"] = "auto"
+    """From which corner annotations and roi count on slides with bounds (MRXS, Leica SCN): that of level 0
+    (``canvas``), or that of what was scanned (``bounds``), as QuPath does. ``auto``: the one that regions fit, and
+    where they fit both, bounds for files of QuPath and canvas for others."""
     min_label_fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of a tile that a region's name must cover to become its label."""
     geojson: bool = False
-    """Write the kept tiles of each slide, with their scores, as GeoJSON too, for QuPath."""
+    """Write the kept tiles of each slide, with their scores, as GeoJSON too, for QuPath (so from the bounds' corner,
+    unless frame=canvas)."""
     threads: int = Field(default=1, ge=1)
     """Shards that a worker (or this process) cuts at the same time; the result does not depend on it. Workers of a
     running scheduler have the threads they were started with."""

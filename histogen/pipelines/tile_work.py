@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy as np
 
 import histogen
 from histogen.config import UNRECORDED
-from histogen.errors import SlideError
+from histogen.errors import ConfigError, SlideError
 from histogen.files import write_atomic
 from histogen.geometry import Extent, Mpp
+from histogen.names import AREA_SUFFIXES
 from histogen.pipelines.tile_config import TileConfig
-from histogen.slides.base import BaseSlide, open_slide, require_mpp
+from histogen.slides.base import BaseSlide, open_slide, require_mpp, slide_id_of
 from histogen.slides.find import SlideSource
 from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import TILES, Column
@@ -37,7 +38,7 @@ from histogen.tiles.stain import build_normaliser, stain_statistics
 
 COMMAND = "tile"
 SCORES = ("focus", "blank")
-AREAS, PLACES = (".geojson", ".db"), (".h5", "_patches.h5")
+PLACES = (".h5", "_patches.h5")
 """How the names of the files end that lie beside others, one per slide."""
 PLACE_KEYS = frozenset({"slides", "annotations", "roi", "positions", "mpp", "geojson"})
 """Keys of the config that a store does not keep: paths, and what it states otherwise."""
@@ -113,10 +114,10 @@ def _plan_one(unit: PlanUnit, slide: BaseSlide, grid: Grid, path: Path) -> None:
     slide_plan = plan_tiles(unit, slide, grid)
     folder = unit.config.out / "thumbnails"
     _write_thumbnail(folder / f"{path.stem}.jpg", draw_thumbnail(slide_plan, slide))
-    columns = _columns(unit, slide_plan)
+    columns, notes = _columns(unit, slide, slide_plan)
     TileStore.create(
         path, kind="slide", store_id=path.stem, tile_px=unit.config.tile_px, mpp=grid.mpp,
-        num_tiles=len(slide_plan.columns), provenance=_provenance(unit, slide, grid), jpeg=jpeg, columns=columns,
+        num_tiles=len(slide_plan.columns), provenance=_provenance(unit, slide, grid, notes), jpeg=jpeg, columns=columns,
     )  # fmt: skip
 
 
@@ -129,35 +130,41 @@ def plan_tiles(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> SlidePlan:
     config = unit.config
     areas = files_beside(config, unit.source).get("roi")
     if config.roi is not None and areas is None:
-        raise SlideError(f"slide '{unit.source.slide_id}' has no region of interest in '{config.roi}'; add its GeoJSON")
+        raise SlideError(f"slide '{unit.source.slide_id}' has no region of interest in '{config.roi}'; add its file")
     roi = None
     if areas is not None:
-        from histogen.tiles.annotations import read_areas
+        from histogen.tiles.annotations.read import read_areas
 
-        roi = read_areas(areas)
-    return plan_slide(
+        roi = read_areas(areas, slide)
+    places, notes = _read_places(unit, slide, grid)
+    slide_plan = plan_slide(
         slide, grid, tissue=config.tissue, min_tissue_fraction=config.min_tissue_fraction,
-        max_pen_fraction=config.max_pen_fraction, roi=roi, places=_read_places(unit, grid),
+        max_pen_fraction=config.max_pen_fraction, roi=roi, frame=config.frame, places=places,
     )  # fmt: skip
+    return replace(slide_plan, notes=(*slide_plan.notes, *notes))
 
 
-def _read_places(unit: PlanUnit, grid: Grid) -> np.ndarray | None:
-    """Return left and top, int64 [N, 2], of the tiles that the user's file lists; None when there is no such file.
+def _read_places(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return left and top, int64 [N, 2], of the tiles that the user's file lists (None when there is no such file).
+
+    Beside them: what the file leaves open.
 
     Raises:
         SlideError: the slide has no file, or its tiles are more than 1 % larger or smaller than those asked for.
         StoreError: the file cannot be used.
     """
     if unit.config.positions is None:
-        return None
-    from histogen.store.export_hdf5 import read_places
+        return None, ()
+    from histogen.store.places import read_places
 
     file = files_beside(unit.config, unit.source).get("positions")
     if file is None:
         raise SlideError(
             f"slide '{unit.source.slide_id}' has no positions in '{unit.config.positions}'; add its HDF5 file"
         )
-    places, side = read_places(file)
+    names = {unit.source.slide_id, unit.source.path.stem, unit.source.path.name, slide_id_of(unit.source.path)}
+    found = read_places(file, slide, names)
+    places, side = found.corners, found.side
     outside = (places < 0).any(axis=1) | (places >= (grid.slide_extent.width, grid.slide_extent.height)).any(axis=1)
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
@@ -171,7 +178,10 @@ def _read_places(unit: PlanUnit, grid: Grid) -> np.ndarray | None:
             f"'{file}' lists tiles of {side:g} px of level 0, {grid.tile_px} px at {grid.mpp:g} mpp are "
             f"{grid.size_l0[0]:.4g}; set mpp={side * grid.slide_mpp.x / grid.tile_px:.6g}, or another tile_px"
         )
-    return places
+    if side is None:
+        apart = f"{found.spacing} px of level 0 apart, tiles {grid.size_l0[0]:.4g} px wide"
+        return places, (f"'{file.name}' does not say how large its tiles are (it has them {apart})",)
+    return places, ()
 
 
 def build_grid(slide: BaseSlide, config: TileConfig, mpp: float | str) -> Grid:
@@ -208,7 +218,7 @@ def tile_settings(slide: BaseSlide, grid: Grid, config: TileConfig) -> JpegSetti
     return JpegSettings(config.jpeg.level, source_subsampling(slide, grid) if subsampling == "source" else subsampling)
 
 
-def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> dict[str, Any]:
+def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid, notes: list[str]) -> dict[str, Any]:
     mpp = require_mpp(slide)
     stated = "manifest" if unit.source.mpp else "flag" if unit.config.slide_mpp else slide.mpp_source
     return {
@@ -224,14 +234,17 @@ def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid) -> dict[str, Any]:
             "mpp": [mpp.x, mpp.y],
             "mpp_source": stated,
             "objective_power": slide.objective_power,
-            "flags": list(slide.flags()),
+            "bounds_l0": slide.bounds_l0 and list(astuple(slide.bounds_l0)),
+            "flags": [*slide.flags(), *notes],
         },
         "grid": {"stride_px": grid.stride_px, "edge": grid.edge, "placed": isinstance(grid, Placed)},
         "config": unit.config.model_dump(mode="json", exclude=set(UNRECORDED | PLACE_KEYS)),
     }
 
 
-def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
+def _columns(unit: PlanUnit, slide: BaseSlide, slide_plan: SlidePlan) -> tuple[dict[str, Any], list[str]]:
+    """Return the columns of a store, and what had to be found out for them."""
+    notes = list(slide_plan.notes)
     x_l0, y_l0 = slide_plan.positions_l0
     count = len(x_l0)
     columns: dict[str, Any] = {
@@ -247,12 +260,8 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
         columns["stain_strengths"] = np.full((count, 2), np.nan, np.float32)
     annotations = files_beside(unit.config, unit.source).get("annotations")
     if annotations is not None:
-        from histogen.tiles.annotations import label_tiles, read_annotations
-
-        names = label_tiles(
-            read_annotations(annotations), x_l0, y_l0, slide_plan.grid.size_l0,
-            min_share=unit.config.min_label_fraction,
-        )  # fmt: skip
+        names, note = _labels(unit, annotations, slide, slide_plan)
+        notes += [note] if note else []
         columns["label"] = Column.categorical(names)
     elif unit.label_names:
         columns["label"] = Column.categorical([unit.source.label] * count, unit.label_names)
@@ -260,14 +269,30 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
         columns["split"] = Column.categorical([unit.source.split] * count, unit.splits, dtype="int8")
     if unit.groups:
         columns["group"] = Column.categorical([unit.source.group] * count, unit.groups, dtype="int32")
-    return columns
+    return columns, notes
+
+
+def _labels(
+    unit: PlanUnit, annotations: Path, slide: BaseSlide, slide_plan: SlidePlan
+) -> tuple[list[str | None], str | None]:
+    from histogen.tiles.annotations.frame import place_areas
+    from histogen.tiles.annotations.read import read_annotations
+    from histogen.tiles.regions import label_tiles
+
+    areas = read_annotations(annotations, slide)
+    regions, note = place_areas(areas, slide, slide_plan.tissue, unit.config.frame)
+    size_l0, least = slide_plan.grid.size_l0, unit.config.min_label_fraction
+    try:
+        return label_tiles(regions, *slide_plan.positions_l0, size_l0, min_share=least), note
+    except SlideError as error:
+        raise SlideError(f"annotations '{annotations}' cannot be used: {error}") from error
 
 
 def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
     """Return the files, by setting, that say something of a slide."""
     found = {
-        "annotations": source.annotations or _beside(source, config.annotations, AREAS),
-        "roi": _beside(source, config.roi, AREAS),
+        "annotations": source.annotations or _beside(source, config.annotations, AREA_SUFFIXES),
+        "roi": _beside(source, config.roi, AREA_SUFFIXES),
         "positions": _beside(source, config.positions, PLACES),
     }
     return {key: path for key, path in found.items() if path is not None}
@@ -278,8 +303,12 @@ def _beside(source: SlideSource, where: Path | None, suffixes: Iterable[str]) ->
     if where is None or not where.is_dir():
         return where
     names = (source.slide_id, source.path.stem, source.path.name)
-    found = (where / f"{name}{suffix}" for suffix in suffixes for name in names)
-    return next((path for path in found if path.exists()), None)
+    found = list(dict.fromkeys(path for s in suffixes for name in names if (path := where / f"{name}{s}").is_file()))
+    if len(found) > 1:
+        raise ConfigError(
+            f"'{found[0]}' and '{found[1].name}' are both of slide '{source.slide_id}'; keep one of them in the folder"
+        )
+    return found[0] if found else None
 
 
 def _write_thumbnail(path: Path, picture: np.ndarray) -> None:
@@ -341,7 +370,7 @@ def build_recipe(slide: BaseSlide, grid: Grid, config: TileConfig, jpeg: JpegSet
 
 def write_geojson(config: TileConfig, slide_id: str) -> None:
     """Write the tiles that each whole store of a slide holds, and what its columns say of them, for QuPath."""
-    from histogen.tiles.annotations import tiles_geojson
+    from histogen.tiles.regions import tiles_geojson
 
     for path in (path for path in store_paths(config, slide_id) if (path / "zarr.json").exists()):
         store = TileStore.open_(path)
@@ -352,7 +381,9 @@ def write_geojson(config: TileConfig, slide_id: str) -> None:
         names = ("tissue_fraction", "pen_fraction", *SCORES)
         columns = [np.round(store.read_rows(f"columns/{name}", kept).astype(float), 4).tolist() for name in names]
         values = ({n: v for n, v in zip(names, row, strict=True) if v == v} for row in zip(*columns, strict=True))
-        text = tiles_geojson(x_l0, y_l0, grid_of(store).size_l0, list(values))
+        bounds = store.provenance["slide"].get("bounds_l0")
+        left, top = bounds[:2] if bounds and config.frame != "canvas" else (0, 0)
+        text = tiles_geojson(x_l0 - left, y_l0 - top, grid_of(store).size_l0, list(values))
         write_atomic(config.out / "geojson" / f"{path.stem}.geojson", text)
 
 

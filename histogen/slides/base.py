@@ -37,6 +37,19 @@ class Level(NamedTuple):
     """Level-0 pixels per pixel of this level."""
 
 
+class GlassCentre(NamedTuple):
+    """Where the centre of the glass slide lies, level-0 pixels (perhaps outside), and the nanometres of a pixel."""
+
+    x_l0: float
+    y_l0: float
+    nm_x: float
+    nm_y: float
+
+    def to_l0(self, x_nm: float, y_nm: float) -> tuple[float, float]:
+        """Return the level-0 pixel of a place counted from the centre, nanometres to the right and down."""
+        return self.x_l0 + x_nm / self.nm_x, self.y_l0 + y_nm / self.nm_y
+
+
 @runtime_checkable
 class Slide(Protocol):
     """A whole-slide image. Pixels are uint8 RGB [H, W, 3]; what lies outside of the slide is white."""
@@ -84,6 +97,8 @@ class BaseSlide(ABC):
         self.objective_power: float | None = None
         self.vendor = ""
         self.levels: tuple[Level, ...] = ()
+        self.bounds_l0: BoxL0 | None = None  # of what was scanned, where that is less than level 0
+        self.glass_centre: GlassCentre | None = None
         self._open()
         if mpp is not None:
             self.mpp, self.mpp_source = mpp, "stated"

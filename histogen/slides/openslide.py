@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import openslide
 
 from histogen.errors import SlideError
-from histogen.geometry import Extent, Mpp
-from histogen.slides.base import WHITE, BaseSlide, Level, level_downsample, plausible_tag_mpp
+from histogen.geometry import BoxL0, Extent, Mpp
+from histogen.slides.base import WHITE, BaseSlide, GlassCentre, Level, level_downsample, plausible_tag_mpp
 
 TAG_VENDORS = ("generic-tiff",)
 """Vendors whose mpp OpenSlide takes from TIFF resolution tags, not from a scanner's metadata."""
@@ -35,6 +36,8 @@ class OpenSlideSlide(BaseSlide):
             tags = self.vendor in TAG_VENDORS
             if not tags or plausible_tag_mpp(float(x), float(y)):
                 self.mpp, self.mpp_source = Mpp(float(x), float(y)), "tiff tags" if tags else "metadata"
+        self.bounds_l0 = _bounds(properties)
+        self.glass_centre = _glass_centre(properties, extents[0], self.mpp)
 
     def _fresh(self) -> openslide.OpenSlide:
         try:
@@ -89,6 +92,21 @@ def dicom_member(path: Path) -> Path:
     if not members:
         raise SlideError(f"folder '{path}' holds no DICOM files; check the path")
     return members[0]
+
+
+def _bounds(properties: Mapping[str, str]) -> BoxL0 | None:
+    said = [properties.get(f"openslide.bounds-{key}") for key in ("x", "y", "width", "height")]
+    return BoxL0(*(float(value) for value in said if value)) if all(said) else None
+
+
+def _glass_centre(properties: Mapping[str, str], extent: Extent, mpp: Mpp | None) -> GlassCentre | None:
+    """Hamamatsu states how far the middle of the image lies from that of the glass, nanometres."""
+    said = [properties.get(f"hamamatsu.{axis}OffsetFromSlideCentre") for axis in ("X", "Y")]
+    if mpp is None or not all(said):
+        return None
+    nm_x, nm_y = mpp.x * 1000, mpp.y * 1000
+    right, down = (float(value) for value in said if value)
+    return GlassCentre(extent.width / 2 - right / nm_x, extent.height / 2 - down / nm_y, nm_x, nm_y)
 
 
 def _on_white(rgba: np.ndarray) -> np.ndarray:

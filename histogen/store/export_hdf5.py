@@ -17,6 +17,7 @@ from histogen.store.export_rows import MICRONS_TIMES_POWER, Placement, embedding
 from histogen.store.tile_set import TileSet
 
 SUFFIX = ".h5"
+MAX_NUMBERS = 10**10
 
 
 def write_trident(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
@@ -38,8 +39,8 @@ def read_features(file: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     h5py = needed("h5py")
     try:
         with h5py.File(file, "r") as h5:
-            features, coords = (np.asarray(h5[name]) for name in ("features", "coords"))
-    except (OSError, KeyError) as error:
+            features, coords = (read_numbers(h5, name) for name in ("features", "coords"))
+    except (OSError, KeyError, ValueError) as error:
         raise StoreError(f"'{file}' is not a feature file of CLAM or TRIDENT ({error}); give one") from error
     if features.ndim == 3 and features.shape[0] == 1:  # some writers keep a batch axis
         features = features[0]
@@ -48,32 +49,18 @@ def read_features(file: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return features.astype(np.float32), coords.astype(np.int64)
 
 
-def read_places(file: Path) -> tuple[NDArray[np.int64], float | None]:
-    """Return ``coords`` int64 [N, 2] of a file of CLAM's or TRIDENT's, and a tile's side in level-0 pixels if it says.
+def read_numbers(h5: Any, name: str) -> NDArray[Any]:
+    """Return an array of numbers of an open HDF5 file.
 
     Raises:
-        StoreError: it is not HDF5, or has no such array.
+        KeyError, ValueError: there is none of that name, it holds something else, or too many.
     """
-    h5py = needed("h5py")
-    try:
-        with h5py.File(file, "r") as h5:
-            coords, said = np.asarray(h5["coords"]), dict(h5["coords"].attrs)
-    except (OSError, KeyError) as error:
-        raise StoreError(f"'{file}' has no coordinates of CLAM or TRIDENT ({error}); give a file that does") from error
-    if coords.ndim == 3 and coords.shape[0] == 1:  # some writers keep a batch axis
-        coords = coords[0]
-    if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords):
-        raise StoreError(f"'{file}' has coords {coords.shape}, not [N, 2] of at least one tile; give another file")
-    if not np.isfinite(coords).all():
-        row = int(np.flatnonzero(~np.isfinite(coords).all(axis=1))[0])
-        raise StoreError(f"'{file}' has coords {coords[row].tolist()} in row {row}; give numbers")
-    if "patch_size_level0" in said:
-        side = float(said["patch_size_level0"])
-    elif said.get("patch_level") == 0 and "patch_size" in said:
-        side = float(said["patch_size"])
-    else:  # CLAM's patch_size is in pixels of another level, whose scale is not in the file
-        return coords.astype(np.int64), None
-    return coords.astype(np.int64), side
+    array = h5[name]
+    if not hasattr(array, "dtype") or array.dtype.kind not in "iuf":
+        raise ValueError(f"'{name}' are no numbers")
+    if array.size > MAX_NUMBERS:
+        raise ValueError(f"'{name}' are {array.size:,} numbers")
+    return np.asarray(array)
 
 
 def _write(tiles: TileSet, file: Path, encoder: str | None, images: bool, attributes_of: Any) -> int:

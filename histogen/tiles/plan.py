@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,8 @@ from histogen.tiles.spec import TissueSettings
 from histogen.tiles.tissue import TissueMask, find_tissue
 
 if TYPE_CHECKING:
-    from histogen.tiles.annotations import Region
+    from histogen.tiles.annotations.frame import Frame
+    from histogen.tiles.annotations.read import Areas
 
 MIN_ROI_SHARE = 0.5
 MAX_OVERVIEW_PX = 12_000
@@ -37,6 +37,8 @@ class SlidePlan:
     tissue: TissueMask
     overview: np.ndarray
     """uint8 RGB [h, w, 3]."""
+    notes: tuple[str, ...] = ()
+    """What had to be found out, a phrase each."""
 
     @property
     def positions_l0(self) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +53,8 @@ def plan_slide(
     tissue: TissueSettings,
     min_tissue_fraction: float,
     max_pen_fraction: float,
-    roi: Sequence[Region] | None = None,
+    roi: Areas | None = None,
+    frame: Frame = "auto",
     places: np.ndarray | None = None,
 ) -> SlidePlan:
     """Find the tissue of a slide and keep the tiles with enough of it, of those at least half inside ``roi``.
@@ -61,7 +64,8 @@ def plan_slide(
 
     Raises:
         MissingMppError: its resolution is not known.
-        SlideError: its overview cannot be read, it is smaller than a tile, or no tile has enough tissue.
+        SlideError: its overview cannot be read, it is smaller than a tile, no tile has enough tissue, or ``roi``
+            cannot be of this slide.
     """
     slide_mpp = require_mpp(slide)
     if places is None and grid.num_columns * grid.num_rows == 0:
@@ -84,10 +88,14 @@ def plan_slide(
             f"slide '{slide.slide_id}' has ink in all of its {enough.sum()} tiles with enough tissue; set "
             "tissue.remove_pen=false if it is not ink, or raise max_pen_fraction"
         )
+    notes: tuple[str, ...] = ()
     if roi is not None and keep.any():
-        from histogen.tiles.annotations import roi_shares
+        from histogen.tiles.annotations.frame import place_areas
+        from histogen.tiles.regions import roi_shares
 
-        keep[keep] = roi_shares(roi, x_l0[keep], y_l0[keep], grid.size_l0) >= MIN_ROI_SHARE
+        regions, note = place_areas(roi, slide, mask, frame)
+        notes = (note,) if note else ()
+        keep[keep] = roi_shares(regions, x_l0[keep], y_l0[keep], grid.size_l0) >= MIN_ROI_SHARE
         if not keep.any():
             raise SlideError(
                 f"slide '{slide.slide_id}' has no tile with enough tissue of which half is in the region of interest; "
@@ -99,7 +107,7 @@ def plan_slide(
             f"(method {tissue.method}; the best of {len(columns)} tiles has {fraction.max():.0%}); "
             "try tissue.faint=true, another tissue.method, or a lower min_tissue_fraction"
         )
-    return SlidePlan(grid, columns[keep], rows[keep], fraction[keep], pen[keep], mask, overview)
+    return SlidePlan(grid, columns[keep], rows[keep], fraction[keep], pen[keep], mask, overview, notes)
 
 
 def read_overview(slide: BaseSlide, mpp: float, slide_mpp: float) -> tuple[np.ndarray, float]:

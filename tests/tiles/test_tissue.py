@@ -15,10 +15,11 @@ from histogen.seeds import derive_seed
 from histogen.slides.base import open_slide
 from histogen.slides.drawn import CELL_PX, DrawnTruth, draw_slide
 from histogen.store.jpeg import JpegSettings
-from histogen.tiles.annotations import label_tiles, read_annotations, region_shares
+from histogen.tiles.annotations.read import read_annotations
 from histogen.tiles.extract import Recipe, extract_tiles
 from histogen.tiles.grid import Grid
 from histogen.tiles.plan import SlidePlan, plan_slide
+from histogen.tiles.regions import label_tiles, region_shares
 from histogen.tiles.spec import QualitySettings, TissueSettings
 from histogen.tiles.tissue import drop_small, fill_holes, find_pen, find_tissue
 
@@ -184,7 +185,7 @@ def test_labels_are_the_class_of_most_of_the_tile(drawn: dict[int, tuple[Path, D
     path, truth = drawn[2]
     plan = plan_of(path)
     x, y = plan.positions_l0
-    regions = read_annotations(truth.annotations)
+    regions = read_annotations(truth.annotations).regions
     shares = region_shares(regions, truth.class_names, x, y, plan.grid.size_l0)
     expected = np.array([truth.class_shares(*corner, 128) for corner in zip(x, y, strict=True)])
     assert np.abs(shares - expected).max() < 0.005
@@ -219,9 +220,9 @@ def test_regions_may_have_holes_and_overlap(tmp_path: Path) -> None:
         {"geometry": {"type": "Point", "coordinates": [1, 1]}, "properties": {"name": "c"}},
     ]
     (tmp_path / "a.geojson").write_text(json.dumps(features))
-    regions = read_annotations(tmp_path / "a.geojson")
+    regions = read_annotations(tmp_path / "a.geojson").regions
     shares = region_shares(regions, ["a", "b"], np.array([0.0, 50.0]), np.array([0.0, 50.0]), (100, 100))
-    assert np.allclose(shares, [[0.96, 1.0], [0.24, 0.25]])
+    assert np.allclose(shares, [[0.96, 0.04], [0.24, 0.01]])
 
 
 def test_focus_falls_where_the_slide_is_blurred(drawn: dict[int, tuple[Path, DrawnTruth]]) -> None:

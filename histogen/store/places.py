@@ -1,0 +1,174 @@
+"""Positions of CLAM and TRIDENT: where the tiles of a slide lie, in level-0 pixels, whatever the file counts in.
+
+``coords`` [N, 2] are left top corners in level-0 pixels; TRIDENT says a tile's side there (``patch_size_level0``), CLAM
+in pixels of ``patch_level`` (``patch_size``, with that level's ``downsample``). CLAM's first files hold ``imgs`` whose
+attributes say this, and their ``coords`` count in pixels of that level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histogen.errors import StoreError
+from histogen.slides.base import BaseSlide
+from histogen.store.export_hdf5 import read_numbers
+from histogen.store.export_rows import needed
+
+SAME_SCALE = 0.01
+"""Two statements of one downsample may differ by so much: some take it from rounded extents."""
+MAX_L0 = 2**53
+
+
+@dataclass(frozen=True)
+class Places:
+    """Left and top int64 [N, 2], and a tile's side where the file says it; level-0 pixels."""
+
+    corners: NDArray[np.int64]
+    side: float | None
+
+    @property
+    def spacing(self) -> int:
+        """The least distance between two columns or two rows of tiles; 0 where there is one of each."""
+        steps = [np.diff(np.unique(self.corners[:, axis])) for axis in (0, 1)]
+        return int(min((step.min() for step in steps if len(step)), default=0))
+
+
+def read_places(file: Path, slide: BaseSlide, names: set[str]) -> Places:
+    """Return where the tiles in a file of CLAM's or TRIDENT's lie on ``slide``, which is called one of ``names``.
+
+    Corners are rounded to whole pixels.
+
+    Raises:
+        StoreError: it is not HDF5, has no coordinates, or was made for another slide.
+    """
+    h5py = needed("h5py")
+    try:
+        with h5py.File(file, "r") as h5:
+            coords, images = read_numbers(h5, "coords"), h5.get("imgs")
+            said = {**h5.attrs, **h5["coords"].attrs}
+            is_old = isinstance(images, h5py.Dataset) and "patch_level" in images.attrs and "patch_level" not in said
+            if is_old:
+                said |= dict(images.attrs) | {"patch_size": images.shape[1]}
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise StoreError(f"'{file}' has no coordinates of CLAM or TRIDENT ({error}); give a file that does") from error
+    try:
+        _check_name(said, names)
+        scale = _scale(said, slide)
+        side = _side(said, scale)
+        if not is_old:
+            return Places(_corners(coords, 1.0), side)
+        reduced = _custom(said)
+        return Places(_corners(coords, (scale or 1.0) * reduced), side and side * reduced)
+    except ValueError as error:
+        raise StoreError(f"'{file}' cannot say where tiles of slide '{slide.slide_id}' lie: {error}") from error
+
+
+def _corners(coords: NDArray[Any], scale: float) -> NDArray[np.int64]:
+    if coords.ndim == 3 and coords.shape[0] == 1:  # some writers keep a batch axis
+        coords = coords[0]
+    if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords):
+        raise ValueError(f"its coords {coords.shape} are not [N, 2] of at least one tile; give another file")
+    corners = coords.astype(np.float64) * scale
+    wrong = np.flatnonzero(~(np.abs(corners) < MAX_L0).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"it has coords {coords[wrong[0]].tolist()} in row {wrong[0]}; give numbers of pixels")
+    return np.rint(corners).astype(np.int64)
+
+
+def _check_name(said: Mapping[str, Any], names: set[str]) -> None:
+    for key in ("name", "wsi_name"):
+        name = said.get(key)
+        name = name.decode(errors="replace") if isinstance(name, bytes) else name
+        if isinstance(name, str) and name and not any(name == n or name.startswith(f"{n}@") for n in names):
+            raise ValueError(
+                f"it is of slide '{name}' (its {key}); give the file of this slide, or, if the slide was renamed, "
+                f"slide_id '{name}' in a manifest"
+            )
+
+
+def _scale(said: Mapping[str, Any], slide: BaseSlide) -> float | None:
+    """Level-0 pixels per pixel of the level that the file counts in; None where it names no level."""
+    extent = (slide.extent.width, slide.extent.height)
+    whole = (_number(said, "level0_width"), _number(said, "level0_height"))
+    if None not in whole and max(abs(a - b) for a, b in zip(whole, extent, strict=True) if a is not None) > 1:
+        raise ValueError(
+            f"it is of a slide of {whole[0]:g} x {whole[1]:g} px, not {extent[0]} x {extent[1]}; give its own"
+        )
+    level = _number(said, "patch_level")
+    if level is None:
+        return None
+    stated, sides = _mean(said, "downsample"), _pair(said, "level_dim")
+    found = [one for one in slide.levels if sides and _is_extent(sides, (one.extent.width, one.extent.height))]
+    known = found[0].downsample if found else None
+    if sides and not found and not (stated and _is_extent([side * stated for side in sides], extent, stated)):
+        there = ", ".join(f"{one.extent.width} x {one.extent.height}" for one in slide.levels)
+        raise ValueError(
+            f"its level_dim is {sides[0]:g} x {sides[1]:g} px, which no level of the slide is ({there}); give the file "
+            "of this slide"
+        )
+    if not sides and level < len(slide.levels):
+        known = slide.levels[int(level)].downsample
+    scale = 1.0 if level == 0 else stated or known
+    if scale is None:
+        raise ValueError(f"its patch_level is {level:g}, of which it states no downsample; give a file that does")
+    if known is not None and abs(scale / known - 1) > SAME_SCALE:
+        raise ValueError(
+            f"its level {level:g} is {scale:g} times coarser than level 0, the slide's is {known:g} times; give the "
+            "file of this slide"
+        )
+    return known or scale
+
+
+def _side(said: Mapping[str, Any], scale: float | None) -> float | None:
+    side, size = _number(said, "patch_size_level0"), _number(said, "patch_size")
+    if side is None and size is not None and scale is not None:
+        side = size * scale
+    if side is not None and side <= 0:
+        raise ValueError(f"its tiles are {side:g} px wide; give another file")
+    return side
+
+
+def _custom(said: Mapping[str, Any]) -> float:
+    """How many times CLAM's first version reduced what it had read from the level."""
+    whole, reduced = _pair(said, "level_dim"), _pair(said, "downsampled_level_dim")
+    return float(round(whole[0] / reduced[0])) if whole and reduced and reduced[0] >= 1 else 1.0
+
+
+def _is_extent(sides: Any, extent: tuple[int, int], slack: float = 1.0) -> bool:
+    return all(abs(a - b) <= slack for a, b in zip(sides, extent, strict=True))
+
+
+def _number(said: Mapping[str, Any], key: str) -> float | None:
+    values = _values(said, key)
+    if values is not None and (len(values) != 1 or values[0] < 0):
+        raise ValueError(f"its {key} is {values.tolist()}, not a number; give another file")
+    return None if values is None else float(values[0])
+
+
+def _pair(said: Mapping[str, Any], key: str) -> list[float] | None:
+    values = _values(said, key)
+    if values is not None and len(values) != 2:
+        raise ValueError(f"its {key} is {values.tolist()}, not a width and a height; give another file")
+    return None if values is None else values.tolist()
+
+
+def _mean(said: Mapping[str, Any], key: str) -> float | None:
+    values = _values(said, key)
+    if values is not None and (not len(values) or values.min() <= 0):
+        raise ValueError(f"its {key} is {values.tolist()}; give another file")
+    return None if values is None else float(np.prod(values) ** (1 / len(values)))
+
+
+def _values(said: Mapping[str, Any], key: str) -> NDArray[np.float64] | None:
+    if key not in said:
+        return None
+    values = np.atleast_1d(np.asarray(said[key]))
+    if values.dtype.kind not in "iuf" or values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"its {key} is {said[key]!r}, not a number; give another file")
+    return values.astype(np.float64)
