@@ -89,3 +89,42 @@ def test_importing_stays_light(module: str, absent: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(*[name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def _graph(root: Path, package: str) -> dict[str, set[str]]:
+    """Every module of ``package``, with the modules of it that its file imports, inside functions too."""
+    names = {
+        ".".join((package, *file.relative_to(root).with_suffix("").parts)).removesuffix(".__init__"): file
+        for file in root.rglob("*.py")
+    }
+    return {name: {one for one in _imports(file) if one in names} - {name} for name, file in names.items()}
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle, in its order; none when there is no circle."""
+    done: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        found = next((circle for other in sorted(graph[name]) if (circle := walk(other, [*path, name]))), [])
+        done.add(name)
+        return found
+
+    return next((circle for name in sorted(graph) if (circle := walk(name, []))), [])
+
+
+def test_no_file_imports_in_a_circle(tmp_path: Path) -> None:
+    for name, text in {
+        "a": "import p.b",
+        "b": "def f():\n    from p import c",
+        "c": "from p.a import x",
+        "d": "",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert sorted(_circle(_graph(tmp_path, "p"))) == ["p.a", "p.b", "p.c"]
+    (tmp_path / "c.py").write_text("from p.d import x")
+    assert _circle(_graph(tmp_path, "p")) == []
+    assert _circle(_graph(ROOT / "histogen", "histogen")) == []
