@@ -17,9 +17,9 @@ from histogen.config import UNRECORDED
 from histogen.errors import SlideError
 from histogen.files import write_atomic
 from histogen.geometry import Extent, Mpp
+from histogen.manifest import SlideRecord
 from histogen.pipelines.tile_config import TileConfig
 from histogen.slides.base import BaseSlide, open_slide, require_mpp
-from histogen.slides.find import SlideSource
 from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import TILES, Column
 from histogen.store.tile_store import TileStore
@@ -47,7 +47,7 @@ PLACE_KEYS = frozenset({"slides", "annotations", "roi", "positions", "mpp", "geo
 class PlanUnit:
     """One slide to plan."""
 
-    source: SlideSource
+    source: SlideRecord
     config: TileConfig
     fingerprint: str
     label_names: tuple[str, ...]
@@ -263,7 +263,7 @@ def _columns(unit: PlanUnit, slide_plan: SlidePlan) -> dict[str, Any]:
     return columns
 
 
-def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
+def files_beside(config: TileConfig, source: SlideRecord) -> dict[str, Path]:
     """Return the files, by setting, that say something of a slide."""
     found = {
         "annotations": source.annotations or _beside(source, config.annotations, AREAS),
@@ -273,7 +273,7 @@ def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
     return {key: path for key, path in found.items() if path is not None}
 
 
-def _beside(source: SlideSource, where: Path | None, suffixes: Iterable[str]) -> Path | None:
+def _beside(source: SlideRecord, where: Path | None, suffixes: Iterable[str]) -> Path | None:
     """Return ``where`` when it is a file, else the slide's file in the folder ``where``, else None."""
     if where is None or not where.is_dir():
         return where
