@@ -28,7 +28,7 @@ from histogen.diffusion.denoiser import DenoiserSettings
 from histogen.diffusion.loss import ObjectiveSettings
 from histogen.diffusion.optim import OptimSettings
 from histogen.diffusion.sampling import SamplerSettings
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.train_eldm.latents import ensure_latents
 from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings

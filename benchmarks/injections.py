@@ -20,7 +20,8 @@ import torch
 from common import Clock, machine
 
 from histogen.diffusion.pipeline import load_pipeline
-from histogen.encoders.base import Encoder, load_encoder
+from histogen.encoders.base import Encoder
+from histogen.encoders.registry import load_encoder
 from histogen.evaluation.consistency import embedding_consistency, source_ranks, summarise_ranks
 from histogen.pipelines.embed import embed_images
 from histogen.pipelines.heldout import split_heldout

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings, num_evaluations
-from histogen.encoders.base import Encoder, load_encoder
+from histogen.encoders.base import Encoder
+from histogen.encoders.registry import load_encoder
 from histogen.evaluation.fidelity import frechet_distance
 from histogen.pipelines.embed import embed_images
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout

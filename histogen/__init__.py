@@ -14,7 +14,7 @@ _PUBLIC = {
     "HistogenError": "histogen.errors",
     "TileSet": "histogen.store.tile_set",
     "TileStore": "histogen.store.tile_store",
-    "load_encoder": "histogen.encoders.base",
+    "load_encoder": "histogen.encoders.registry",
     "open_slide": "histogen.slides.base",
     "open_tiles": "histogen.store.tile_set",
 }

@@ -1,9 +1,8 @@
-"""Weights from files: what is in them, what of it fits a model, and DINO's and DINOv2's own checkpoints."""
+"""Weights from files: what is in them, and what of it fits a model."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle  # noqa: TID251 - only the name of the error that a refused file raises
 import re
 from collections.abc import Mapping
@@ -146,35 +145,6 @@ def vit_arguments(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if registers:
         arguments |= {"reg_tokens": registers, "no_embed_class": True}
     return arguments
-
-
-def load_dino(path: Path) -> Any:
-    """Return the encoder in a checkpoint of DINO, DINOv2 or Gen-DINO (teacher if both are there).
-
-    Heads are 64 wide, as in every published DINO; ImageNet normalisation.
-
-    Raises:
-        EncoderError: it is not a vision transformer, or some keys do not fit.
-    """
-    from histogen.encoders.base import Encoder, EncoderCard, key_of
-    from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, build_vit
-
-    weights = read_weights(path)
-    arguments = vit_arguments(weights)
-    model = build_vit("vit_small_patch16_224", arguments)
-    check_complete(load_matching(model, weights), what=str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    card = EncoderCard(
-        name=key_of(path.stem, digest),
-        dim=arguments["embed_dim"],
-        image_px=224 if arguments["img_size"] % 14 == 0 and arguments["img_size"] > 224 else arguments["img_size"],
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        weights_sha256=digest,
-        source=path.name,
-        supervision="as its authors state",
-    )
-    return Encoder(model, card)
 
 
 def _find_state(content: Any) -> dict[str, torch.Tensor]:

@@ -15,7 +15,8 @@ from pydantic import Field
 
 import histogen
 from histogen.config import BulkConfig
-from histogen.encoders.base import EncoderCard, load_encoder
+from histogen.encoders.base import EncoderCard
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation.judge import JudgeSettings, judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides

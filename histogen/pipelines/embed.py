@@ -19,7 +19,8 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.diffusion.micro_batch import map_micro_batches
-from histogen.encoders.base import Encoder, load_encoder
+from histogen.encoders.base import Encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.outputs import Outcome
 from histogen.store.tile_set import TileSet

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from histogen.encoders.base import load_encoder
 from histogen.encoders.checkpoint import LoadReport, check_complete, load_matching, read_weights
+from histogen.encoders.registry import load_encoder
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.teacher import copy_weights
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 
-from histogen.encoders.base import Encoder, load_encoder
+from histogen.encoders.base import Encoder
 from histogen.encoders.checkpoint import load_matching, read_weights, vit_arguments
+from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import EncoderError
 

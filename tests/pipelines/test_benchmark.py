@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines import benchmark, import_images

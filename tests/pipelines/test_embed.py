@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError
 from histogen.pipelines import embed

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from histogen.config import load_config
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError, TrainingStoppedError
 from histogen.pipelines import import_images, inspect, pretrain
 from histogen.pipelines.pretrain import PretrainConfig

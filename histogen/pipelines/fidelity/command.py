@@ -16,7 +16,7 @@ from pydantic import Field
 import histogen
 from histogen.config import BulkConfig
 from histogen.diffusion.conditioning import slerp
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation import memorisation
 from histogen.evaluation.compare import (

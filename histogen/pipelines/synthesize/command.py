@@ -21,7 +21,8 @@ from histogen.compute.run import run_units
 from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
-from histogen.encoders.base import Encoder, load_encoder
+from histogen.encoders.base import Encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
 from histogen.files import write_atomic
 from histogen.pipelines.embed import embed_images, ensure_embeddings

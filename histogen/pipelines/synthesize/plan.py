@@ -13,7 +13,7 @@ from histogen.config import BulkConfig, ChosenTiles, Settings
 from histogen.diffusion.pairing import AlphaSettings, Pairing, choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import SamplerSettings, build_sampler
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError
 from histogen.pipelines.train_eldm.command import recorded_sampler
 from histogen.seeds import derive_seed

@@ -27,7 +27,7 @@ from histogen.diffusion.hub import local_path, short_name
 from histogen.diffusion.loss import ObjectiveSettings, build_scheduler
 from histogen.diffusion.optim import OptimSettings
 from histogen.diffusion.sampling import SamplerSettings, build_sampler
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
 from histogen.pipelines.embed import ensure_embeddings

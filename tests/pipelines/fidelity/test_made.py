@@ -15,7 +15,7 @@ import torch
 
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.evaluation.fidelity import frechet_distance
 from histogen.pipelines.fidelity import command as fidelity

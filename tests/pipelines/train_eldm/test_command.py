@@ -17,7 +17,7 @@ from histogen.compute.client import Compute
 from histogen.diffusion.autoencoder import dihedral, encode_moments, load_autoencoder, to_signal
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.pipeline import load_pipeline
-from histogen.encoders.base import load_encoder
+from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout
 from histogen.pipelines.synthesize import command as synthesize

@@ -1,0 +1,59 @@
+"""The one door to encoders: what a user may write, and who loads it.
+
+A run folder of ``histogen pretrain``, a folder that timm exported, ``timm:NAME``, ``timm:NAME@weights``,
+``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from histogen.encoders.base import Encoder
+from histogen.encoders.dino import load_dino
+from histogen.encoders.timm import load_export
+from histogen.errors import EncoderError
+from histogen.names import resolve
+
+ENCODERS = {
+    "timm": "histogen.encoders.timm:load_timm",
+    "random": "histogen.encoders.timm:load_random",
+    "colour": "histogen.encoders.tiny:load_colour",
+}
+"""Word before the colon of a spec, to the function that loads it from the rest of the spec."""
+
+
+def load_encoder(spec: str | Path, device: torch.device | str = "cpu") -> Encoder:
+    """Return the encoder that ``spec`` names, on ``device``.
+
+    Raises:
+        EncoderError: there is no such folder, file or name, or its weights cannot be used.
+    """
+    kind, _, rest = str(spec).partition(":")
+    if kind in ENCODERS:
+        return resolve(ENCODERS, kind, what="encoder")(rest).to(device)
+    path = Path(spec)
+    if path.is_dir():
+        return _load_folder(path).to(device)
+    if path.is_file():
+        return load_dino(path).to(device)
+    raise EncoderError(
+        f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)}; "
+        "give a run of `histogen pretrain`, timm:NAME, or a .pth file"
+    )
+
+
+def _load_folder(path: Path) -> Encoder:
+    if (path / "encoder" / "config.json").is_file():
+        return load_export(path / "encoder", name=path.resolve().name)
+    if (path / "config.json").is_file():
+        return load_export(path, name=path.resolve().name)
+    record = path / "run.json"
+    made_by = json.loads(record.read_text()).get("command") if record.is_file() else None
+    if made_by not in (None, "pretrain"):
+        raise EncoderError(f"'{path}' is an output of {made_by}, not an encoder; give a run of `histogen pretrain`")
+    if (path / "checkpoints").is_dir():
+        raise EncoderError(f"run '{path}' has no encoder yet: its training is not finished; finish it with --resume")
+    raise EncoderError(f"folder '{path}' holds no encoder (no config.json); give a run of `histogen pretrain`")
