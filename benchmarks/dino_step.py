@@ -24,6 +24,7 @@ from histogen.ssl.optim import build_adamw
 from histogen.ssl.settings import ModelSettings, OptimSettings, SslSettings
 from histogen.ssl.task import DinoTask, Schedules, unfuse_attention
 from histogen.ssl.views import Views
+from histogen.training.precision import resolve_precision
 
 
 class PlainStep:
@@ -72,6 +73,7 @@ def our_task(settings: SslSettings, batch: Batch, views: Views) -> DinoTask:
     task = DinoTask(
         settings, build_networks(settings, seed=0), lambda step: batch, schedules,
         Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), seed=0, device=torch.device("cpu"),
+        precision=resolve_precision(settings.optim.precision, torch.device("cpu")),
     )  # fmt: skip
     task.make_views = lambda batch, seed: views  # type: ignore[assignment,misc]
     return task

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from histogen.errors import ConfigError
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""Arithmetic of networks; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
+
 
 class Settings(BaseModel):
     """Base of every config: frozen, and an unknown key is an error."""

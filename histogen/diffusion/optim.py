@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from histogen.config import Precision
 from histogen.diffusion.settings import OptimSettings
 from histogen.training import processes
 
@@ -16,18 +17,32 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Ad
     )
 
 
+def build_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+    """Return what scales the loss in float16, whose small gradients would be lost; it does nothing otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
 def apply_gradients(
-    optimizer: torch.optim.Optimizer, model: nn.Module, loss: float, *, lr: float, clip: float
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    loss: float,
+    *,
+    scaler: torch.amp.GradScaler,
+    lr: float,
+    clip: float,
 ) -> float:
     """Do one update with the gradients in ``model`` and return their norm; none when loss or norm is not finite.
 
-    With several processes the gradients are averaged first; ``loss`` must be the same on all.
+    ``scaler`` has scaled them (one that is not enabled has not). With several processes the gradients are averaged
+    first; ``loss`` must be the same on all.
     """
     processes.average_gradients(model.parameters())
+    scaler.unscale_(optimizer)
     norm: Tensor = nn.utils.clip_grad_norm_(model.parameters(), clip)
     if bool(norm.isfinite()) and loss == loss and abs(loss) != float("inf"):
         for group in optimizer.param_groups:
             group["lr"] = lr
-        optimizer.step()
+        scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from histogen.config import Settings
+from histogen.config import Precision, Settings
 
 Injection = Literal["token", "k_tokens", "time_add", "adaln"]
 SamplerName = Literal["dpmpp_2m", "ddim", "unipc", "heun", "flow_euler"]
@@ -166,5 +166,6 @@ class OptimSettings(Settings):
     """AdamW's."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient."""
-    bf16: bool = True
-    """Compute in bfloat16 where torch's autocast finds it safe."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the hardware multiplies it, else float32. float16 (GPUs only)
+    is trained with loss scaling."""

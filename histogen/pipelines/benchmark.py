@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 import histogen
-from histogen.config import BulkConfig
+from histogen.config import BulkConfig, Precision
 from histogen.encoders.base import EncoderCard
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
@@ -54,6 +54,8 @@ class BenchmarkConfig(BulkConfig):
     """``column`` takes the column ``split`` (train, test); ``slide`` whole slides or groups; ``tile`` single tiles."""
     test_share: float = Field(default=0.25, gt=0, lt=1)
     """Share of the slides (or tiles) that test, where no split is given."""
+    precision: Precision = "auto"
+    """Arithmetic of encoders, where embeddings are missing; auto is bfloat16 where the hardware multiplies it."""
     embed_batch: int = Field(default=64, ge=1)
     """Tiles per forward pass where embeddings are missing."""
     judge: JudgeSettings = JudgeSettings()
@@ -225,6 +227,7 @@ def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
             tiles=config.tiles,
             encoder=spec,
             batch=config.embed_batch,
+            precision=config.precision,
             seed=config.seed,
             device=config.device,
             workers=config.workers,

@@ -17,14 +17,16 @@ from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
-from histogen.config import BulkConfig
+from histogen.config import BulkConfig, Precision
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.outputs import Outcome
+from histogen.pipelines.precision import keep_precision, rows_precision
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
+from histogen.training.precision import autocast, resolve_precision
 from histogen.training.processes import resolve_device
 
 GROUP = "embeddings"
@@ -43,8 +45,9 @@ class EmbedConfig(BulkConfig):
     """A run of ``histogen pretrain``, ``timm:NAME``, ``timm:NAME@FILE``, or a DINO ``.pth``."""
     batch: int = Field(default=64, ge=1)
     """Tiles per forward pass. Every pass has exactly this many (the last one padded): bytes depend on nothing else."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; bfloat16 is faster where the hardware has it, and differs in the third digit."""
+    precision: Precision = "auto"
+    """Arithmetic of the network; auto is bfloat16 where the hardware multiplies it, else float32, and differs in the
+    third digit. Embeddings that are begun are finished as they were."""
     dtype: Literal["float32", "float16"] = "float32"
     """How embeddings are stored."""
 
@@ -59,7 +62,7 @@ class EmbedUnit:
     spec: str
     rows: str
     batch: int
-    precision: str
+    precision: Precision
     device: str
 
     @property
@@ -75,19 +78,30 @@ def run(config: EmbedConfig) -> Outcome:
         OutputExistsError: a store has embeddings by this encoder and neither resume nor overwrite is set.
         EncoderError, StoreError: the encoder or a store cannot be used.
     """
-    resolve_device(config.device)  # a missing GPU is said before any work
+    return _run(config, keep=config.precision == "auto")
+
+
+def _run(config: EmbedConfig, *, keep: bool) -> Outcome:
+    """Embed; ``keep`` the precision of stores that have some embeddings already, whatever the config says."""
+    device = resolve_device(config.device)  # a missing GPU is said before any work
+    precision = resolve_precision(config.precision, device)
     encoder = load_encoder(config.encoder)
     stores = TileSet.open_(list(config.tiles)).stores
     rows = f"{GROUP}/{encoder.card.name}"
     _check_existing(stores, rows, config)
-    attributes = {"card": encoder.card.to_json(), "batch": config.batch, "precision": config.precision}
+    recorded = {store: rows_precision(store, rows) if keep else None for store in stores}
+    # stores that are added are made like those beside them
+    new = next((one for one in recorded.values() if one is not None), precision)
     for store in stores:
+        attributes = {"card": encoder.card.to_json(), "batch": config.batch, "precision": recorded[store] or new}
         store.create_rows(rows, (store.num_tiles, encoder.card.dim), config.dtype, attributes=attributes)
     missing = [(store, shard) for store in stores for shard in store.missing_shards(rows)]
+    if missing and keep:
+        keep_precision(missing[0][0].path / rows, recorded[missing[0][0]] or new, device)
     units = [
         EmbedUnit(
             store.path.resolve(), shard, len(store.shard_range(shard)), _absolute(config.encoder), rows, config.batch,
-            config.precision, config.device,
+            recorded[store] or new, config.device,
         )
         for store, shard in missing
     ]  # fmt: skip
@@ -104,17 +118,26 @@ def run(config: EmbedConfig) -> Outcome:
 
 
 def ensure_embeddings(
-    tiles: Sequence[Path], encoder: str, *, device: str = "auto", workers: int = 0, scheduler: str | None = None
+    tiles: Sequence[Path],
+    encoder: str,
+    *,
+    precision: Precision = "auto",
+    device: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
 ) -> str:
     """Embed what is missing and return the encoder's name, the key of its embeddings in the stores.
+
+    ``precision`` is that of stores without any; others are finished as they were begun.
 
     Raises:
         EncoderError: some shards could not be embedded.
     """
     config = EmbedConfig(
-        tiles=list(tiles), encoder=encoder, device=device, workers=workers, scheduler=scheduler, resume=True
-    )  # type: ignore[arg-type]
-    outcome = run(config)
+        tiles=list(tiles), encoder=encoder, precision=precision, device=device, workers=workers, scheduler=scheduler,
+        resume=True,
+    )  # type: ignore[arg-type]  # fmt: skip
+    outcome = _run(config, keep=True)
     if outcome.failures:
         raise EncoderError(f"{len(outcome.failures)} shards could not be embedded, the first: {outcome.failures[0]}")
     return str(outcome.results["name"])
@@ -143,7 +166,7 @@ def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
 
 
 def embed_images(
-    encoder: Encoder, images: np.ndarray, *, batch: int = 64, precision: str = "float32"
+    encoder: Encoder, images: np.ndarray, *, batch: int = 64, precision: Precision = "float32"
 ) -> NDArray[np.float32]:
     """Return float32 [N, D] of uint8 RGB images [N, H, W, 3], N at least 1, in passes of exactly ``batch``.
 
@@ -152,7 +175,7 @@ def embed_images(
     device = encoder.mean.device
 
     def embed(part: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with autocast(device, precision):
             return encoder(part.permute(0, 3, 1, 2)).float()
 
     return map_micro_batches(embed, torch.from_numpy(images), micro_batch=batch, device=device).numpy()

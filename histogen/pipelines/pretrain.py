@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from histogen.config import ChosenTiles, StageConfig
+from histogen.config import ChosenTiles, Precision, StageConfig
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
 from histogen.errors import ConfigError, TrainingStoppedError
 from histogen.files import write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_complete, read_run
+from histogen.pipelines.precision import run_precision
 from histogen.seeds import derive_seed
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import BatchReader, ReadAhead
@@ -26,7 +27,7 @@ from histogen.ssl.networks import DinoNetwork, build_networks, model_arguments
 from histogen.ssl.settings import SslSettings
 from histogen.ssl.sources import Interpolations, SyntheticTiles, link_interpolated, link_synthetic
 from histogen.ssl.statistics import measure
-from histogen.ssl.task import DinoTask, Schedules, resolve_precision
+from histogen.ssl.task import DinoTask, Schedules
 from histogen.store.layout import SYNTHETIC
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
@@ -89,7 +90,8 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
         inputs["generative"] = generative.synthetic.content_hash
     if interpolations is not None:
         inputs["interpolated"] = interpolations.tiles.synthetic.content_hash
-    check_input(config, tiles, device)
+    precision = run_precision(config, config.optim.precision, device)
+    check_input(config, tiles)
     reader = BatchReader(
         tiles, config.optim.batch, seed=config.seed, generative=generative, interpolations=interpolations,
         gen=config.gen, dis=config.dis, share=processes.share_of(config.optim.batch), threads=config.workers,
@@ -99,7 +101,7 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
     schedules = Schedules.build(config, num_steps=num_steps, steps_per_epoch=reader.steps_per_epoch)
     networks = build_networks(config, seed=derive_seed(config.seed, "weights"))
     started = initialise(config, networks)
-    processes.main_decides(lambda: claim_output(config, command="pretrain", inputs=inputs))
+    processes.main_decides(lambda: claim_output(config, command="pretrain", inputs=inputs, precision=precision))
     if is_complete(config.out):
         return _outcome(config, tiles)
     if processes.is_main():
@@ -107,7 +109,7 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
             sys.stderr.write(f"{sentence}\n")
         if started:
             write_atomic(config.out / START_NAME, json.dumps(started, indent=1))
-    return _train(config, tiles, reader, schedules, num_steps, networks, device, started)
+    return _train(config, tiles, reader, schedules, num_steps, networks, device, precision, started)
 
 
 def initialise(config: PretrainConfig, networks: tuple[DinoNetwork, DinoNetwork]) -> dict[str, Any]:
@@ -144,11 +146,14 @@ def _train(
     num_steps: int,
     networks: tuple[DinoNetwork, DinoNetwork],
     device: torch.device,
+    precision: Precision,
     started: dict[str, Any],
 ) -> Outcome:
     normalisation = normalisation_of(config, tiles)
     ahead = ReadAhead(reader, num_steps=num_steps, depth=2 if config.workers else 0)
-    task = DinoTask(config, networks, ahead, schedules, normalisation, seed=config.seed, device=device)
+    task = DinoTask(
+        config, networks, ahead, schedules, normalisation, seed=config.seed, device=device, precision=precision
+    )
     start = time.monotonic()
     try:
         last = fit(
@@ -188,7 +193,7 @@ def _export(
     finish_output(
         config.out, encoder=card.name, method=method_of(config), steps=num_steps, tiles=len(tiles),
         seconds=seconds, timed_steps=task.num_done,  # since the last start: a resumed run does not know its past's
-        tiles_per_second=task.num_done * config.optim.batch / max(seconds, 1e-9), precision=str(task.dtype),
+        tiles_per_second=task.num_done * config.optim.batch / max(seconds, 1e-9),
         weights_sha256=weights_sha256(task.teacher.backbone.state_dict()), mean=list(normalisation.mean),
         std=list(normalisation.std), collapse_step=task.watch.named_at or None, **results,
     )  # fmt: skip
@@ -223,9 +228,8 @@ def open_synthetic(config: PretrainConfig, tiles: TileSet) -> tuple[SyntheticTil
     return generative, interpolations
 
 
-def check_input(config: PretrainConfig, tiles: TileSet, device: torch.device) -> None:
+def check_input(config: PretrainConfig, tiles: TileSet) -> None:
     """Raise a sentence for what cannot work, before anything is written."""
-    resolve_precision(config.optim.precision, device)
     if config.tensorboard:
         Board(config.out / BOARD_NAME)  # says when it is not installed
     if len(tiles) == 0:

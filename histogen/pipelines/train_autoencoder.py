@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from histogen.config import ChosenTiles, StageConfig
+from histogen.config import ChosenTiles, Precision, StageConfig
 from histogen.diffusion.autoencoder import (
     Autoencoder,
     build_autoencoder,
@@ -26,7 +26,7 @@ from histogen.diffusion.autoencoder import (
 )
 from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
-from histogen.diffusion.optim import apply_gradients, build_optimizer
+from histogen.diffusion.optim import apply_gradients, build_optimizer, build_scaler
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
 from histogen.diffusion.settings import AutoencoderSettings, OptimSettings, ReconstructionSettings
@@ -34,10 +34,12 @@ from histogen.errors import ConfigError
 from histogen.files import write_atomic
 from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.precision import run_precision
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.loop import fit
+from histogen.training.precision import autocast
 from histogen.training.sampler import TileOrder
 from histogen.training.schedules import Cosine
 
@@ -72,8 +74,15 @@ class TrainAutoencoderConfig(StageConfig, ChosenTiles):
 class AutoencoderTask:
     """One step of autoencoder training; what is random in it depends on (seed, step) alone."""
 
-    def __init__(self, config: TrainAutoencoderConfig, tiles: TileSet, train: np.ndarray, device: torch.device) -> None:
-        self.config, self.tiles, self.train, self.device = config, tiles, train, device
+    def __init__(
+        self,
+        config: TrainAutoencoderConfig,
+        tiles: TileSet,
+        train: np.ndarray,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.config, self.tiles, self.train, self.device, self.precision = config, tiles, train, device, precision
         torch.manual_seed(derive_seed(config.seed, "autoencoder", "init"))
         self.crop_px = config.crop_px or tiles.tile_px
         if self.crop_px > tiles.tile_px:
@@ -81,6 +90,7 @@ class AutoencoderTask:
         self.model = build_autoencoder(config.model, tile_px=self.crop_px).to(device).train()
         check_tile_px(self.model, tiles.tile_px)
         self.optimizer = build_optimizer(self.model, config.optim)
+        self.scaler = build_scaler(device, precision)
         self.order = TileOrder(len(train), config.optim.batch, derive_seed(config.seed, "order"))
         optim = config.optim
         self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
@@ -95,20 +105,21 @@ class AutoencoderTask:
         totals: dict[str, float] = {}
         parts = self.config.optim.accumulate
         for images, part_noise in zip(signal.chunk(parts), noise.to(self.device).chunk(parts), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.optim.bf16):
+            with autocast(self.device, self.precision):
                 answer, latent_loss = reconstruct(self.model, images, noise=part_noise)
             terms = reconstruction_loss(
                 images, answer, latent_loss, self.config.loss, is_vq=self.config.model.kind == "vq"
             )
             share = len(images) / len(signal)
-            (terms["loss"] * share).backward()
+            self.scaler.scale(terms["loss"] * share).backward()
             for key, value in terms.items():
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
         means = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
         totals = dict(zip(totals, processes.all_mean(means).tolist(), strict=True))
         totals["gradient_norm"] = apply_gradients(
-            self.optimizer, self.model, totals["loss"], lr=self.lr(step), clip=self.config.optim.clip
-        )
+            self.optimizer, self.model, totals["loss"],
+            scaler=self.scaler, lr=self.lr(step), clip=self.config.optim.clip,
+        )  # fmt: skip
         return totals
 
     def _batch(self, step: int, generator: torch.Generator, own: slice) -> torch.Tensor:
@@ -124,13 +135,18 @@ class AutoencoderTask:
         return to_signal(torch.stack(crops).permute(0, 2, 3, 1).to(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Return weights, optimiser and loss scale."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def run(config: TrainAutoencoderConfig) -> Outcome:
@@ -147,9 +163,14 @@ def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     tiles = open_real(config.tiles, where=config.where)
     processes.share_of(config.optim.batch, passes=config.optim.accumulate)
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
-    task = AutoencoderTask(config, tiles, train, device)  # refuses what cannot work: before the output is claimed
+    precision = run_precision(config, config.optim.precision, device)
+    task = AutoencoderTask(
+        config, tiles, train, device, precision
+    )  # refuses what cannot work: before the output is claimed
     inputs = {"tiles": tiles.content_hash}
-    processes.main_decides(lambda: claim_output(config, command="train-autoencoder", inputs=inputs))
+    processes.main_decides(
+        lambda: claim_output(config, command="train-autoencoder", inputs=inputs, precision=precision)
+    )
     last = fit(
         task,
         run_dir=config.out,
@@ -174,9 +195,11 @@ def _export(
     last: dict[str, float],
 ) -> Outcome:  # fmt: skip
     model, device, out = task.model.eval(), task.device, config.out
-    mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
+    with autocast(device, task.precision):
+        mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
-    scores = measure_reconstruction(model, tiles, heldout, device, picture=out / "previews" / "reconstructions.png")
+    with autocast(device, task.precision):
+        scores = measure_reconstruction(model, tiles, heldout, device, picture=out / "previews" / "reconstructions.png")
     model.save_pretrained(out / "autoencoder")
     name = autoencoder_name(model, out / "autoencoder")
     write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from histogen.config import Settings
+from histogen.config import Precision, Settings
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -146,8 +146,9 @@ class OptimSettings(Settings):
     clip: float = Field(3.0, ge=0.0)
     """Largest norm of one tensor's gradient; 0 is no clipping."""
     freeze_last_layer_epochs: float = Field(1.0, ge=0.0)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the networks; auto is bfloat16 where the hardware has it. DINO: float16 with loss scaling."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the hardware multiplies it, else float32. DINO: float16 with
+    loss scaling."""
 
 
 class GenSettings(Settings):

@@ -31,7 +31,7 @@ for module, config, values in ((train_autoencoder, train_autoencoder.TrainAutoen
 
 def configs(sources: Path, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     shared = {"tiles": [str(sources)], "device": "cpu", "log_every": 1}
-    exact = {"steps": 6, "batch": 8, "lr": 0.002, "warmup": 2, "bf16": False}
+    exact = {"steps": 6, "batch": 8, "lr": 0.002, "warmup": 2, "precision": "float32"}
     autoencoder = {**TINY_AUTOENCODER, **shared, "out": str(out / "autoencoder"), "optim": exact}
     eldm = {
         **TINY_ELDM, **shared, "autoencoder": str(out / "autoencoder"), "out": str(out / "eldm"),

@@ -35,7 +35,7 @@ def sources(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempP
 
 
 def test_it_learns_measures_and_exports(sources: Path, tmp_path: Path) -> None:
-    optim = {"steps": 80, "batch": 16, "lr": 0.01, "warmup": 5, "bf16": False}
+    optim = {"steps": 80, "batch": 16, "lr": 0.01, "warmup": 5, "precision": "float32"}
     outcome = run(config(sources, tmp_path / "run", optim=optim, checkpoint_every=80, loss={"gradient_weight": 0.0}))
     tiles = TileSet.open_(sources)
     _, heldout = split_heldout(len(tiles), HeldoutSettings(fraction=0.1), 0)

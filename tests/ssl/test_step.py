@@ -47,6 +47,7 @@ def our_task(settings: SslSettings, networks: tuple[DinoNetwork, DinoNetwork]) -
         settings, networks, lambda step: Batch(rows, rows, np.zeros((SIZE, 1, 1, 3), np.uint8)),
         Schedules.build(settings, num_steps=NUM_STEPS, steps_per_epoch=PER_EPOCH),
         Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), seed=0, device=torch.device("cpu"),
+        precision="float32",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 import histogen
-from histogen.config import BulkConfig
+from histogen.config import BulkConfig, Precision
 from histogen.diffusion.conditioning import slerp
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
@@ -33,6 +33,7 @@ from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.fidelity.made import Maker, made_sections, unconditional_embeddings
 from histogen.pipelines.fidelity.samples import samples_section
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
+from histogen.pipelines.precision import run_precision
 from histogen.progress import Bar, progress_bar
 from histogen.report.fidelity import CopyPair, fidelity_table, fidelity_text, write_fidelity_page
 from histogen.report.page import Section
@@ -62,6 +63,8 @@ class FidelityConfig(BulkConfig):
     eldm: Path | None = None
     """The ``train-eldm`` run that made the synthetic tiles: the page then shows tiles made on the spot, and
     unconditional tiles are a baseline."""
+    precision: Precision = "auto"
+    """Arithmetic of encoders, where embeddings are missing; auto is bfloat16 where the hardware multiplies it."""
     compare: FidelitySettings = FidelitySettings()
 
 
@@ -80,6 +83,7 @@ def run(config: FidelityConfig) -> Outcome:
     folders = named_specs(config.synthetic)
     sets = _open(config, folders)
     specs = named_specs(config.encoders)
+    precision = run_precision(config, config.precision, resolve_device(config.device))
     device = str(resolve_device(config.device))
     maker = None if config.eldm is None else Maker.open_(config.eldm, sets.synthetic, device)
     loaded = {name: load_encoder(spec, device) for name, spec in specs.items()}
@@ -89,10 +93,15 @@ def run(config: FidelityConfig) -> Outcome:
         maker.check_embedded(sets.real, {card.name for card in cards.values()})
     inputs = {"train": sets.train.content_hash, "held_out": sets.held_out.content_hash}
     inputs |= {name: tiles.content_hash for name, tiles in sets.synthetic.items()}
-    out = claim_output(config, command="fidelity", inputs=inputs | {name: c.name for name, c in cards.items()})
+    inputs |= {name: card.name for name, card in cards.items()}
+    out = claim_output(config, command="fidelity", inputs=inputs, precision=precision)
     copies, pairs = find_copies(sets, config, device)
-    _embed_all(config, list(folders.values()), list(specs.values()))
-    untold = {} if maker is None else unconditional_embeddings(maker, size, loaded, seed=config.seed)
+    _embed_all(config, list(folders.values()), list(specs.values()), precision)
+    untold = (
+        {}
+        if maker is None
+        else unconditional_embeddings(maker, size, loaded, like=sets.real.stores[0], seed=config.seed)
+    )
     encoders = []
     baselines = 2 + (maker is not None)
     with progress_bar("compare", total=len(specs) * (len(sets.synthetic) + baselines), unit="sets") as bar:
@@ -247,11 +256,12 @@ def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:
     return _Sets(real, train, held_out, synthetic)
 
 
-def _embed_all(config: FidelityConfig, folders: Sequence[str], specs: Sequence[str]) -> None:
+def _embed_all(config: FidelityConfig, folders: Sequence[str], specs: Sequence[str], precision: Precision) -> None:
     for spec in specs:
         for paths in (config.tiles, config.held_out, *([Path(folder)] for folder in folders)):
             ensure_embeddings(
-                paths, spec, device=config.device, workers=config.workers, scheduler=config.scheduler
+                paths, spec,
+                precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
             )  # fmt: skip
 
 

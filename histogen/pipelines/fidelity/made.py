@@ -21,12 +21,14 @@ from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.pipelines.embed import embed_images
+from histogen.pipelines.precision import rows_precision, tiles_precision
 from histogen.progress import progress_bar
 from histogen.report.page import Section
 from histogen.report.samples import interpolation_section, synthesis_section
 from histogen.report.stages import InterpolationRow, SourceRow
 from histogen.seeds import derive_seed, numpy_rng
 from histogen.store.tile_set import TileSet
+from histogen.store.tile_store import TileStore
 
 NUM_SOURCES, PER_SOURCE, NUM_PAIRS = 16, 3, 8
 ALPHAS = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -73,19 +75,29 @@ class Maker:
     def _run(
         self, embeddings: torch.Tensor, seeds: Sequence[int], sampler: SamplerSettings, *, told: bool
     ) -> NDArray[np.uint8]:
-        heights = {key: self.settings[key] for key in ("micro_batch", "decode_batch", "bf16")}
-        return self.pipeline(embeddings, seeds, sampler=sampler, unconditional=not told, **heights)
+        return self.pipeline(
+            embeddings, seeds, sampler=sampler, unconditional=not told, precision=tiles_precision(self.settings),
+            micro_batch=self.settings["micro_batch"], decode_batch=self.settings["decode_batch"],
+        )  # fmt: skip
 
 
-def unconditional_embeddings(maker: Maker, count: int, encoders: Mapping[str, Encoder], *, seed: int) -> dict[str, Any]:
-    """Return by name of encoder the embeddings float32 [count, D] of ``count`` unconditional tiles."""
+def unconditional_embeddings(
+    maker: Maker, count: int, encoders: Mapping[str, Encoder], *, like: TileStore, seed: int
+) -> dict[str, Any]:
+    """Return by name of encoder the embeddings float32 [count, D] of ``count`` unconditional tiles.
+
+    They are embedded in the precision of the embeddings in ``like``.
+    """
+    precisions = {
+        name: rows_precision(like, f"embeddings/{encoder.card.name}") or "float32" for name, encoder in encoders.items()
+    }
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in encoders}
     with progress_bar("unconditional", total=count, unit="tiles") as bar:
         for start in range(0, count, GROUP):
             seeds = [derive_seed(seed, "unconditional", k) for k in range(start, min(start + GROUP, count))]
             images = maker.make_untold(seeds)
             for name, encoder in encoders.items():
-                found[name].append(embed_images(encoder, images))
+                found[name].append(embed_images(encoder, images, precision=precisions[name]))
             bar.advance(len(seeds))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 

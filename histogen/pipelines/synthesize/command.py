@@ -18,6 +18,7 @@ import torch
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
+from histogen.config import Precision
 from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.settings import SamplerSettings
@@ -28,6 +29,7 @@ from histogen.files import write_atomic
 from histogen.pipelines.embed import embed_images, ensure_embeddings
 from histogen.pipelines.heldout import open_real
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.precision import run_precision, tiles_precision
 from histogen.pipelines.synthesize.plan import (
     SynthesizeConfig,
     check_plan,
@@ -74,13 +76,13 @@ def run(config: SynthesizeConfig) -> Outcome:
     """
     if config.recreate is not None:
         return recreate(config)
-    resolve_device(config.device)
+    precision = run_precision(config, config.precision, resolve_device(config.device))
     tiles, pipeline = open_real(config.tiles, where=config.where), load_pipeline(config.eldm)
     check_plan(config, tiles, pipeline)
     inputs = {"tiles": tiles.content_hash, "eldm": pipeline.weights_sha256()}
-    out = claim_output(config, command="synthesize", inputs=inputs)
-    _ensure_embedded(config, tiles, pipeline)
-    stores = create_stores(config, tiles, pipeline, inputs)
+    out = claim_output(config, command="synthesize", inputs=inputs, precision=precision)
+    _ensure_embedded(config, tiles, pipeline, precision)
+    stores = create_stores(config, tiles, pipeline, inputs, precision)
     units = _units(config, tiles, stores, inputs)
     done = len(tiles) * config.per_source - sum(unit.num_items for unit in units)
     report = run_units(
@@ -123,14 +125,15 @@ def _wanted(store: TileStore, shard: int) -> np.ndarray:
     return rows[store.read_rows("columns/seed", rows) >= 0]
 
 
-def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline) -> None:
+def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline, precision: Precision) -> None:
     name = pipeline.config["encoder_name"]
     if name in tiles.embedding_names:
         return
     spec = encoder_spec(config.eldm)
     made = ensure_embeddings(
-        config.tiles, spec, device=config.device, workers=config.workers, scheduler=config.scheduler
-    )
+        config.tiles, spec,
+        precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
+    )  # fmt: skip
     if made != name:
         raise EncoderError(f"the E-LDM was trained with encoder '{name}', but '{spec}' is now '{made}'; restore it")
 
@@ -166,7 +169,7 @@ def _make_group(
     if unit.encoder is None:
         return images, np.full(len(rows), np.nan, np.float32)
     encoder = _cached_encoder(unit.encoder, store.provenance["encoder"], unit.device)
-    return images, measure_consistency(images, embeddings, encoder)
+    return images, measure_consistency(images, embeddings, encoder, tiles_precision(store.provenance))
 
 
 def _kept(store: TileStore, consistency: np.ndarray) -> np.ndarray:
@@ -215,13 +218,15 @@ def sample_rows(store: TileStore, rows: np.ndarray, embeddings: torch.Tensor, pi
         sampler=SamplerSettings.model_validate(settings["sampler"]),
         micro_batch=settings["micro_batch"],
         decode_batch=settings["decode_batch"],
-        bf16=settings["bf16"],
+        precision=tiles_precision(settings),
     )
 
 
-def measure_consistency(images: np.ndarray, embeddings: torch.Tensor, encoder: Encoder) -> np.ndarray:
+def measure_consistency(
+    images: np.ndarray, embeddings: torch.Tensor, encoder: Encoder, precision: Precision
+) -> np.ndarray:
     """Return the cosine between each tile's own embedding and the one it was made from, float32 [B]."""
-    made = torch.from_numpy(embed_images(encoder, images))
+    made = torch.from_numpy(embed_images(encoder, images, precision=precision))
     return torch.nn.functional.cosine_similarity(made.double(), embeddings.double()).float().numpy()
 
 

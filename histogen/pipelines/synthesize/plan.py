@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
-from histogen.config import BulkConfig, ChosenTiles, Settings
+from histogen.config import BulkConfig, ChosenTiles, Precision, Settings
 from histogen.diffusion.pairing import Pairing, choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import build_sampler
@@ -71,8 +71,9 @@ class SynthesizeConfig(BulkConfig, ChosenTiles):
     """Tiles per pass through the denoiser; fixed, the last padded. Part of what a tile's bytes depend on."""
     decode_batch: int = Field(default=16, ge=1)
     """Tiles per pass through the decoder; as ``micro_batch``."""
-    bf16: bool = True
-    """Compute in bfloat16 where torch's autocast finds it safe."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the hardware multiplies it, else float32. What it stands for
+    is recorded: part of what a tile's bytes depend on."""
     consistency: ConsistencySettings = ConsistencySettings()
     jpeg: SynthesizeJpeg = SynthesizeJpeg()
     recreate: str | None = None
@@ -132,9 +133,12 @@ def encoder_spec(eldm: Path) -> str:
 
 
 def create_stores(
-    config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline, inputs: dict[str, str]
+    config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPipeline, inputs: dict[str, str], precision: Precision
 ) -> list[TileStore]:
-    """Write the metadata and columns of one synthetic store per source store, and return them."""
+    """Write the metadata and columns of one synthetic store per source store, and return them.
+
+    ``precision``, resolved, is what the tiles will be computed in.
+    """
     plan = _plan(config, tiles, pipeline.config["encoder_name"])
     sampler = config.sampler or recorded_sampler(config.eldm)
     provenance = {
@@ -150,7 +154,7 @@ def create_stores(
         "sampler": sampler.model_dump(mode="json"),
         "micro_batch": config.micro_batch,
         "decode_batch": config.decode_batch,
-        "bf16": config.bf16,
+        "precision": precision,
         "consistency": config.consistency.model_dump(mode="json", exclude={"encoder"}),
     }
     jpeg = JpegSettings(level=config.jpeg.level, subsampling=config.jpeg.subsampling)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from histogen.compute.client import Compute
-from histogen.config import BulkConfig, ChosenTiles
+from histogen.config import BulkConfig, ChosenTiles, Precision
 from histogen.diffusion.autoencoder import Autoencoder, check_tile_px, downsampling, latent_channels
 from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder, run_folder
 from histogen.diffusion.cards import eldm_card
@@ -25,6 +25,7 @@ from histogen.files import write_atomic
 from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
+from histogen.pipelines.precision import run_precision
 from histogen.pipelines.train_eldm.latents import ensure_latents
 from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.store.tile_set import TileSet
@@ -90,13 +91,15 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
     check_settings(config, tiles, autoencoder, len(train))
     unet = _initial(config, autoencoder, embedding_dim=encoder_card.dim, tile_px=tiles.tile_px)
     hashes = {"tiles": tiles.content_hash, **names}
-    processes.main_decides(lambda: claim_output(config, command="train-eldm", inputs=hashes))
+    precision = run_precision(config, config.optim.precision, device)
+    processes.main_decides(lambda: claim_output(config, command="train-eldm", inputs=hashes, precision=precision))
     with processes.main_first():
         if processes.is_main():
             ensure_embeddings(
-                config.tiles, config.encoder, device=config.device, workers=config.workers, scheduler=config.scheduler
-            )
-        inputs = _inputs(config, tiles, names["encoder"], autoencoder, device)
+                config.tiles, config.encoder,
+                precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
+            )  # fmt: skip
+        inputs = _inputs(config, tiles, names["encoder"], autoencoder, device, precision)
     task = EldmTask(
         _settings(config),
         inputs,
@@ -107,6 +110,7 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
         tiles=tiles,
         run_dir=config.out,
         device=device,
+        precision=precision,
         unet=unet,
     )
     last = fit(
@@ -178,13 +182,16 @@ def _settings(config: TrainEldmConfig) -> EldmSettings:
 
 
 def _inputs(
-    config: TrainEldmConfig, tiles: TileSet, encoder_name: str, autoencoder: Autoencoder, device: torch.device
-) -> Inputs:
+    config: TrainEldmConfig, tiles: TileSet, encoder_name: str, autoencoder: Autoencoder, device: torch.device,
+    precision: Precision,
+) -> Inputs:  # fmt: skip
     if config.inputs == "online":
-        return OnlineInputs(tiles, autoencoder, load_encoder(config.encoder, device), device)
+        return OnlineInputs(tiles, autoencoder, load_encoder(config.encoder, device), device, precision)
     compute = Compute.from_config(config)
     weights = local_path(config.autoencoder)
-    rows = ensure_latents(tiles, weights, variants=config.variants, device=config.device, compute=compute)
+    rows = ensure_latents(
+        tiles, weights, variants=config.variants, device=config.device, precision=precision, compute=compute
+    )
     return CachedInputs(tiles, rows, encoder_name, latent_channels(autoencoder))
 
 

@@ -18,12 +18,15 @@ import torch
 
 from histogen.compute.client import Compute
 from histogen.compute.run import MapReport, run_units
+from histogen.config import Precision
 from histogen.diffusion.autoencoder import NUM_DIHEDRAL, Autoencoder, dihedral, encode_moments, to_signal
 from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.errors import StoreError
+from histogen.pipelines.precision import rows_precision
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
+from histogen.training.precision import autocast
 from histogen.training.processes import resolve_device
 
 MICRO_BATCH = 16
@@ -40,6 +43,7 @@ class LatentUnit:
     autoencoder: Path
     rows: str
     variants: int
+    precision: Precision
     device: str
 
     @property
@@ -48,8 +52,12 @@ class LatentUnit:
         return f"{self.store.stem}/{self.shard}"
 
 
-def ensure_latents(tiles: TileSet, autoencoder: Path, *, variants: int, device: str, compute: Compute) -> str:
+def ensure_latents(
+    tiles: TileSet, autoencoder: Path, *, variants: int, device: str, precision: Precision, compute: Compute
+) -> str:
     """Cache the moments that are missing and return the path of the rows, ``latents/<autoencoder>-x<variants>``.
+
+    ``precision``, resolved, is that of stores without any; others are finished as they were begun.
 
     Raises:
         StoreError: some shards could not be encoded.
@@ -59,11 +67,21 @@ def ensure_latents(tiles: TileSet, autoencoder: Path, *, variants: int, device: 
     probe = encode_moments(model, to_signal(torch.zeros(1, tiles.tile_px, tiles.tile_px, 3, dtype=torch.uint8)))
     attributes = {"variants": variants, "moments": "mean, log variance" if _has_variance(model) else "mean"}
     for store in tiles.stores:
+        if rows_precision(store, rows) is not None:
+            continue
+        attributes["precision"] = precision
         store.create_rows(rows, (store.num_tiles, variants, *probe.shape[1:]), "float16", attributes=attributes)
     units = [
         LatentUnit(
-            store.path.resolve(), shard, len(store.shard_range(shard)), autoencoder.resolve(), rows, variants, device
-        )
+            store.path.resolve(),
+            shard,
+            len(store.shard_range(shard)),
+            autoencoder.resolve(),
+            rows,
+            variants,
+            rows_precision(store, rows) or precision,
+            device,
+        )  # fmt: skip
         for store in tiles.stores
         for shard in store.missing_shards(rows)
     ]
@@ -84,19 +102,20 @@ def encode_shard(unit: LatentUnit) -> dict[str, Any]:
     values = np.zeros((len(indices), *layout.row_shape), np.float16)
     if len(wanted):
         tiles = np.stack([store.read_tile(int(indices[position])) for position in wanted])
-        values[wanted] = encode_variants(model, tiles, unit.variants)
+        values[wanted] = encode_variants(model, tiles, unit.variants, unit.precision)
     store.write_rows(unit.rows, unit.shard, values)
     note = {"count": len(wanted), "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
     store.commit(unit.rows, unit.shard, note)
     return note
 
 
-def encode_variants(model: Autoencoder, tiles: np.ndarray, variants: int) -> np.ndarray:
+def encode_variants(model: Autoencoder, tiles: np.ndarray, variants: int, precision: Precision) -> np.ndarray:
     """Return moments float16 [N, variants, 2C or C, h, w] of uint8 tiles [N, H, W, 3]."""
     device = next(model.parameters()).device
 
     def encode(images: torch.Tensor) -> torch.Tensor:
-        return encode_moments(model, to_signal(images))
+        with autocast(device, precision):
+            return encode_moments(model, to_signal(images))
 
     pieces = [
         map_micro_batches(encode, turned(torch.from_numpy(tiles), v), micro_batch=MICRO_BATCH, device=device)

@@ -14,7 +14,7 @@ from diffusers.training_utils import EMAModel
 from pydantic import Field
 from torch import Tensor
 
-from histogen.config import Settings
+from histogen.config import Precision, Settings
 from histogen.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,
@@ -35,7 +35,7 @@ from histogen.diffusion.loss import (
     per_sample_error,
     sample_timesteps,
 )
-from histogen.diffusion.optim import apply_gradients, build_optimizer
+from histogen.diffusion.optim import apply_gradients, build_optimizer, build_scaler
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, OptimSettings, SamplerSettings
@@ -43,6 +43,7 @@ from histogen.encoders.base import Encoder
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
+from histogen.training.precision import autocast
 from histogen.training.sampler import TileOrder
 from histogen.training.schedules import Cosine
 
@@ -107,8 +108,11 @@ class CachedInputs:
 class OnlineInputs:
     """Moments and embeddings computed on the very images of the step: exact, at the price of both networks."""
 
-    def __init__(self, tiles: TileSet, autoencoder: Autoencoder, encoder: Encoder, device: torch.device) -> None:
-        self.tiles, self.autoencoder, self.encoder, self.device = tiles, autoencoder, encoder, device
+    def __init__(
+        self, tiles: TileSet, autoencoder: Autoencoder, encoder: Encoder, device: torch.device, precision: Precision
+    ) -> None:
+        self.tiles, self.autoencoder, self.encoder = tiles, autoencoder, encoder
+        self.device, self.precision = device, precision
         self.latent_channels = latent_channels(autoencoder)
         self.latent_px = tiles.tile_px // 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
         self.embedding_dim = encoder.card.dim
@@ -117,8 +121,8 @@ class OnlineInputs:
         """Read, turn, encode and embed."""
         images = torch.from_numpy(self.tiles.read_tiles(indices, threads=4)).to(self.device).permute(0, 3, 1, 2)
         turned = torch.stack([dihedral(image, int(v)) for image, v in zip(images, variants, strict=True)])
-        moments = encode_moments(self.autoencoder, to_signal(turned.permute(0, 2, 3, 1)))
-        return moments, self.encoder(turned)
+        with autocast(self.device, self.precision):
+            return encode_moments(self.autoencoder, to_signal(turned.permute(0, 2, 3, 1))), self.encoder(turned)
 
 
 class EldmTask:
@@ -136,9 +140,11 @@ class EldmTask:
         tiles: TileSet,
         run_dir: Path,
         device: torch.device,
+        precision: Precision,
         unet: Any = None,
     ) -> None:
-        self.settings, self.inputs, self.train, self.device = settings, inputs, train, device
+        self.settings, self.inputs, self.train = settings, inputs, train
+        self.device, self.precision = device, precision
         self.tiles, self.run_dir, self.autoencoder = tiles, run_dir, autoencoder
         self.heldout = heldout[: settings.watch.heldout_tiles]
         self.conditioner = conditioner.to(device)
@@ -149,6 +155,7 @@ class EldmTask:
         attend_fast(self.unet, device)
         self.ema = EMAModel(self.unet.parameters(), decay=settings.ema_decay)
         self.optimizer = build_optimizer(self.unet, settings.optim)
+        self.scaler = build_scaler(device, precision)
         optim = settings.optim
         self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
         self.order = TileOrder(len(train), optim.batch, derive_seed(settings.seed, "order"))
@@ -190,16 +197,16 @@ class EldmTask:
         optim, weights, errors = self.settings.optim, self.objective.weight(timesteps), []
         for part in torch.arange(len(latents)).chunk(optim.accumulate):
             error = self._errors(latents[part], noise[part], timesteps[part], conditioning[part])
-            ((weights[part] * error).sum() / len(latents)).backward()
+            self.scaler.scale((weights[part] * error).sum() / len(latents)).backward()
             errors.append(error.detach())
         error, weights, timesteps = (processes.gather_rows(t) for t in (torch.cat(errors), weights, timesteps))
         loss = float((weights * error).mean())
-        norm = apply_gradients(self.optimizer, self.unet, loss, lr=self.lr(step), clip=optim.clip)
+        norm = apply_gradients(self.optimizer, self.unet, loss, scaler=self.scaler, lr=self.lr(step), clip=optim.clip)
         return {"loss": loss, "gradient_norm": norm, **by_noise_level(error, timesteps)}
 
     def _errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
         noised = self.objective.add_noise(latents, noise, timesteps)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.optim.bf16):
+        with autocast(self.device, self.precision):
             time = self.objective.model_time(timesteps)
             answer = self.unet(noised, time, **self.conditioner.inputs(conditioning)).sample
         return per_sample_error(answer, self.objective.target(latents, noise, timesteps))
@@ -229,14 +236,16 @@ class EldmTask:
         shown = self.heldout[: self.settings.watch.preview_tiles]
         moments, embeddings = self.inputs.batch(shown, np.zeros(len(shown), np.int64))
         raw = draw_latents(self.inputs.latent_channels, moments.to(self.device), None)
-        again = decode_latents(self.autoencoder, (raw - self.mean) / self.std)
+        with autocast(self.device, self.precision):
+            again = decode_latents(self.autoencoder, (raw - self.mean) / self.std)
         rows = [self.tiles.read_tiles(shown), again.cpu().numpy()]
         with self._averaged():
             for copy in range(2):
                 seeds = [derive_seed(self.settings.seed, "preview", copy, k) for k in range(len(shown))]
                 sampled = self.pipeline()(
-                    embeddings, seeds, sampler=self.settings.sampler, micro_batch=PREVIEW_MICRO_BATCH
-                )
+                    embeddings, seeds,
+                    sampler=self.settings.sampler, micro_batch=PREVIEW_MICRO_BATCH, precision=self.precision,
+                )  # fmt: skip
                 rows.append(sampled)
         write_grid(self.run_dir / "previews" / f"step-{step:08d}.png", rows)
 
@@ -256,11 +265,12 @@ class EldmTask:
         self.unet.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, their average, and the optimiser."""
+        """Return weights, their average, the optimiser and the loss scale."""
         return {
             "unet": self.unet.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -269,3 +279,4 @@ class EldmTask:
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.device)
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])

@@ -53,7 +53,9 @@ def config(world: Path, out: Path, **changes: Any) -> TrainEldmConfig:
 
 def test_cached_latents_are_the_direct_encoding_of_every_variant(world: Path) -> None:
     tiles = TileSet.open_(world / "sources")
-    rows = ensure_latents(tiles, world / "autoencoder", variants=8, device="cpu", compute=Compute())
+    rows = ensure_latents(
+        tiles, world / "autoencoder", variants=8, device="cpu", precision="float32", compute=Compute()
+    )
     model = load_autoencoder(world / "autoencoder")
     wanted = np.array([0, 17, 39, 40, 50])
     cached = tiles.read_rows(rows, wanted)
@@ -73,11 +75,13 @@ def test_the_cache_is_made_once_and_is_the_same_wherever_it_is_made(
     for threads in (1, 2):
         torch.set_num_threads(threads)
         tiles = TileSet.open_(make_sources(tmp_path / str(threads)))
-        rows = ensure_latents(tiles, world / "autoencoder", variants=2, device="cpu", compute=Compute())
+        rows = ensure_latents(
+            tiles, world / "autoencoder", variants=2, device="cpu", precision="float32", compute=Compute()
+        )
         digests.append(digest_of(tmp_path / str(threads)))
         chunk = next((tmp_path / str(threads) / "A.zarr" / rows / "c").rglob("0"))
         before = chunk.stat().st_mtime_ns
-        ensure_latents(tiles, world / "autoencoder", variants=2, device="cpu", compute=Compute())
+        ensure_latents(tiles, world / "autoencoder", variants=2, device="cpu", precision="float32", compute=Compute())
         assert chunk.stat().st_mtime_ns == before
     assert digests[0] == digests[1]
 
@@ -158,7 +162,7 @@ def test_cached_and_online_inputs_train_the_same_model(world: Path, tmp_path: Pa
     losses = []
     for inputs in ("cached", "online"):
         out = tmp_path / inputs
-        run(config(world, out, inputs=inputs, variants=8, optim={**TINY_ELDM["optim"], "bf16": False}))
+        run(config(world, out, inputs=inputs, variants=8, optim={**TINY_ELDM["optim"], "precision": "float32"}))
         losses.append(json.loads((out / "run.json").read_text())["results"]["heldout"]["heldout_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
@@ -167,7 +171,7 @@ def test_online_inputs_are_of_the_very_image(world: Path) -> None:
     """The network sees where things lie: its embedding of a turned tile is another one."""
     tiles = TileSet.open_(world / "sources")
     autoencoder, encoder = load_autoencoder(world / "autoencoder"), load_encoder("random:test_vit")
-    inputs = OnlineInputs(tiles, autoencoder, encoder, torch.device("cpu"))
+    inputs = OnlineInputs(tiles, autoencoder, encoder, torch.device("cpu"), "float32")
     wanted, variants = np.array([3, 17, 44]), np.array([0, 6, 3])
     moments, embeddings = inputs.batch(wanted, variants)
     for k, (tile, variant) in enumerate(zip(wanted, variants, strict=True)):
@@ -194,7 +198,7 @@ def test_accumulation_gives_the_same_step(world: Path, tmp_path: Path) -> None:
     """The norm of the gradient tells: AdamW and clipping would hide a gradient that is four times too large."""
     losses, norms = [], []
     for accumulate in (1, 4):
-        optim = {**TINY_ELDM["optim"], "bf16": False, "accumulate": accumulate}
+        optim = {**TINY_ELDM["optim"], "precision": "float32", "accumulate": accumulate}
         outcome = run(config(world, tmp_path / str(accumulate), optim=optim, log_every=1))
         losses.append(outcome.results["heldout_loss"])
         rows = read_journal(tmp_path / str(accumulate) / "metrics.jsonl")
