@@ -112,7 +112,7 @@ def main() -> None:
                 times[name].append(time.process_time() - start)
     median = {name: statistics.median(values) for name, values in times.items()}
     print(
-        f"DINO step, ViT-S/16, batch {size}, {ours.dtype}: plain {median['plain']:.2f} CPU-s, "
+        f"DINO step, ViT-S/16, batch {size}, {ours.precision}: plain {median['plain']:.2f} CPU-s, "
         f"ours {median['ours']:.2f} CPU-s, ratio {median['plain'] / median['ours']:.2f}; "
         f"with disentanglement {median['dis']:.2f} CPU-s, {median['dis'] / median['ours']:.2f} of ours"
     )

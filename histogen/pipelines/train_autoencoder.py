@@ -164,9 +164,8 @@ def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     processes.share_of(config.optim.batch, passes=config.optim.accumulate)
     train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
     precision = run_precision(config, config.optim.precision, device)
-    task = AutoencoderTask(
-        config, tiles, train, device, precision
-    )  # refuses what cannot work: before the output is claimed
+    # refuses what cannot work: before the output is claimed
+    task = AutoencoderTask(config, tiles, train, device, precision)
     inputs = {"tiles": tiles.content_hash}
     processes.main_decides(
         lambda: claim_output(config, command="train-autoencoder", inputs=inputs, precision=precision)
