@@ -102,7 +102,7 @@ def test_a_file_imports_only_its_own_row_or_rows_above(file: Path) -> None:
 def test_no_file_imports_in_a_circle() -> None:
     graph = import_graph(ROOT, "histogen", "cli")
     assert graph["histogen.pipelines.tile.command"] >= {"histogen.pipelines.tile.config", "histogen.slides.find"}
-    assert graph["cli.tile"] == {"cli.common", "histogen.pipelines.tile.command"}
+    assert graph["cli.tile"] >= {"cli.common", "histogen.pipelines.tile.command"}
     assert find_circle(graph) == []
 
 

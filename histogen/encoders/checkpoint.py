@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle  # noqa: TID251 - only the name of the error that a refused file raises
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 from histogen.errors import EncoderError
+from histogen.training.weights import read_tensors
 
 NESTED_KEYS = ("teacher", "student", "state_dict", "model", "model_state_dict")
 """Under which key a checkpoint may hold the weights, in the order of preference; DINO evaluates the teacher."""
 PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 HEAD = re.compile(r"^(head|fc|classifier|dino_head|ibot_head|head_drop)\.|^mask_token$")
-
-NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
-"""What torch's restricted unpickler raises on a file of something else."""
-UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -64,22 +57,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Nothing in the file is executed.
 
     Raises:
-        EncoderError: the file is missing, cannot be read as weights, or holds none.
+        WeightsError: the file is missing, cannot be read as weights, or holds none.
     """
-    if not path.is_file():
-        raise EncoderError(f"weights '{path}' do not exist; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # DINO keeps its arguments beside the weights
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = "it is no file of weights, or would run code" if isinstance(error, NOT_TENSORS) else _first_line(error)
-        raise EncoderError(f"'{path}' holds no readable weights ({reason}); give another file") from error
-    state = _find_state(content)
-    if not state:
-        raise EncoderError(f"'{path}' holds no tensors by name; give a file of weights")
+    state = read_tensors(path, nested=NESTED_KEYS)
     stripped = {_strip(key): value for key, value in state.items()}
     return _with_timm_registers({key: value for key, value in stripped.items() if not HEAD.match(key)})
 
@@ -147,20 +127,7 @@ def vit_arguments(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return arguments
 
 
-def _find_state(content: Any) -> dict[str, torch.Tensor]:
-    if not isinstance(content, Mapping):
-        return {}
-    for key in NESTED_KEYS:
-        if isinstance(content.get(key), Mapping):
-            return _find_state(content[key])
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-
-
 def _strip(key: str) -> str:
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
         key = key.removeprefix(prefix)
     return key
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -30,9 +30,10 @@ from histogen.ssl.task import DinoTask, Schedules, resolve_precision
 from histogen.store.layout import SYNTHETIC
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.checkpoint import list_checkpoints, weights_sha256
+from histogen.training.checkpoint import list_checkpoints
 from histogen.training.journal import BOARD_NAME, Board
 from histogen.training.loop import fit
+from histogen.training.weights import weights_sha256
 
 MAX_CHECKPOINT_STEPS = 1000
 START_NAME = "init_from.json"

@@ -12,8 +12,6 @@ from pydantic import Field
 
 from histogen.diffusion.autoencoder import (
     Autoencoder,
-    AutoencoderSettings,
-    autoencoder_name,
     build_autoencoder,
     check_tile_px,
     dihedral,
@@ -25,16 +23,11 @@ from histogen.diffusion.autoencoder import (
     to_images,
     to_signal,
 )
+from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
-from histogen.diffusion.optim import OptimSettings
 from histogen.diffusion.pictures import write_grid
-from histogen.diffusion.reconstruction import (
-    ReconstructionSettings,
-    psnr,
-    reconstruct,
-    reconstruction_loss,
-    ssim,
-)
+from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
+from histogen.diffusion.settings import AutoencoderSettings, OptimSettings, ReconstructionSettings
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
 from histogen.pipelines.heldout import open_real, split_heldout

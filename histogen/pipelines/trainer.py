@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import nn
 
 from histogen.config import ChosenTiles, StageConfig
-from histogen.diffusion.optim import OptimSettings, apply_gradients, build_optimizer
+from histogen.diffusion.optim import apply_gradients, build_optimizer
+from histogen.diffusion.settings import OptimSettings
 from histogen.pipelines.heldout import HeldoutSettings
 from histogen.seeds import derive_seed
 from histogen.training import processes

@@ -11,21 +11,14 @@ from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.config import BulkConfig
-from histogen.diffusion.autoencoder import (
-    Autoencoder,
-    autoencoder_name,
-    check_tile_px,
-    downsampling,
-    latent_channels,
-    load_autoencoder,
-    run_folder,
-)
+from histogen.diffusion.autoencoder import Autoencoder, check_tile_px, downsampling, latent_channels
+from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder, run_folder
 from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings
 from histogen.diffusion.hub import local_path, short_name
-from histogen.diffusion.loss import ObjectiveSettings, build_scheduler
-from histogen.diffusion.sampling import SamplerSettings, build_sampler
+from histogen.diffusion.loss import build_scheduler
+from histogen.diffusion.sampling import build_sampler
+from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic

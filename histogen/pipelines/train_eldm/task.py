@@ -26,20 +26,18 @@ from histogen.diffusion.autoencoder import (
     to_signal,
 )
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings, attend_fast, build_denoiser
+from histogen.diffusion.denoiser import attend_fast, build_denoiser
 from histogen.diffusion.loss import (
     NUM_TIMESTEPS,
     Objective,
-    ObjectiveSettings,
     build_scheduler,
     by_noise_level,
     per_sample_error,
     sample_timesteps,
 )
-from histogen.diffusion.optim import OptimSettings
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.pipeline import EldmPipeline
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, OptimSettings, SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.pipelines.trainer import Pace
 from histogen.seeds import derive_seed
