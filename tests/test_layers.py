@@ -106,6 +106,19 @@ def test_no_file_imports_in_a_circle() -> None:
     assert find_circle(graph) == []
 
 
+ROOM_OF = {"demo": "run.command", "plan": "tile.estimate"}
+"""Commands that are done in another command's room."""
+
+
+def test_each_command_is_done_in_the_room_of_its_name() -> None:
+    graph = import_graph(ROOT, "histogen", "cli")
+    commands = {name.removeprefix("cli.") for name in graph if name.startswith("cli.")} - {"main", "common"}
+    for command in commands:
+        room = f"histogen.pipelines.{ROOM_OF.get(command, command)}"
+        called = {name for name in graph[f"cli.{command}"] if name.startswith("histogen.pipelines.")}
+        assert called & {room, f"{room}.command"}, f"cli/{command}.py calls {called}"
+
+
 @pytest.mark.parametrize(
     "back",
     [
