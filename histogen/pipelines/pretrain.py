@@ -77,8 +77,7 @@ def run(config: PretrainConfig) -> Outcome:
         OutputExistsError: ``out`` exists and neither resume nor overwrite is set.
         TrainingStoppedError: the loss was not finite three steps in a row, or the encoder collapsed.
     """
-    device = processes.resolve_device(config.device)
-    with processes.process_group(device):
+    with processes.process_group(config.device) as device:
         return _run(config, device)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from histogen.config import ChosenTiles, Precision, StageConfig
+from histogen.config import Precision
 from histogen.diffusion.autoencoder import (
     Autoencoder,
     build_autoencoder,
@@ -26,23 +26,20 @@ from histogen.diffusion.autoencoder import (
 )
 from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
-from histogen.diffusion.optim import apply_gradients, build_optimizer, build_scaler
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
 from histogen.diffusion.settings import AutoencoderSettings, OptimSettings, ReconstructionSettings
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
+from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.precision import run_precision
+from histogen.pipelines.trainer import Pace, TrainerConfig, train
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.loop import fit
-from histogen.training.precision import autocast
-from histogen.training.sampler import TileOrder
-from histogen.training.schedules import Cosine
 
+COMMAND = "train-autoencoder"
 NUM_STATISTICS = 2048
 NUM_SHOWN = 8
 
@@ -56,19 +53,14 @@ class AutoencoderOptim(OptimSettings):
     """AdamW's."""
 
 
-class TrainAutoencoderConfig(StageConfig, ChosenTiles):
+class TrainAutoencoderConfig(TrainerConfig):
     """Settings of ``train-autoencoder``."""
 
     model: AutoencoderSettings = AutoencoderSettings()
     loss: ReconstructionSettings = ReconstructionSettings()
     optim: AutoencoderOptim = AutoencoderOptim()
-    heldout: HeldoutSettings = HeldoutSettings()
     crop_px: int | None = Field(default=None, ge=8)
     """Train on random crops of this side; null takes whole tiles. The network is convolutional: it runs at any size."""
-    checkpoint_every: int = Field(default=1000, ge=1)
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept."""
-    log_every: int = Field(default=20, ge=1)
 
 
 class AutoencoderTask:
@@ -82,49 +74,39 @@ class AutoencoderTask:
         device: torch.device,
         precision: Precision,
     ) -> None:
-        self.config, self.tiles, self.train, self.device, self.precision = config, tiles, train, device, precision
+        self.config, self.tiles, self.device = config, tiles, device
         torch.manual_seed(derive_seed(config.seed, "autoencoder", "init"))
         self.crop_px = config.crop_px or tiles.tile_px
         if self.crop_px > tiles.tile_px:
             raise ConfigError(f"crop_px {self.crop_px} exceeds the tiles' {tiles.tile_px} px; choose at most that")
         self.model = build_autoencoder(config.model, tile_px=self.crop_px).to(device).train()
         check_tile_px(self.model, tiles.tile_px)
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.scaler = build_scaler(device, precision)
-        self.order = TileOrder(len(train), config.optim.batch, derive_seed(config.seed, "order"))
-        optim = config.optim
-        self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
+        self.pace = Pace(self.model, train, config.optim, config.seed, device=device, precision=precision)
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do one optimiser step."""
-        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "step", step))
-        batch, size = self.config.optim.batch, self.crop_px // downsampling(self.model)
-        own = processes.share_of(batch, passes=self.config.optim.accumulate)
-        signal = self._batch(step, generator, own)
-        noise = torch.randn(batch, latent_channels(self.model), size, size, generator=generator)[own]
+        indices, generator, own = self.pace.begin(step)
+        signal, size = self._batch(indices, generator, own), self.crop_px // downsampling(self.model)
+        noise = torch.randn(len(indices), latent_channels(self.model), size, size, generator=generator)[own]
         totals: dict[str, float] = {}
         parts = self.config.optim.accumulate
         for images, part_noise in zip(signal.chunk(parts), noise.to(self.device).chunk(parts), strict=True):
-            with autocast(self.device, self.precision):
+            with self.pace.autocast():
                 answer, latent_loss = reconstruct(self.model, images, noise=part_noise)
             terms = reconstruction_loss(
                 images, answer, latent_loss, self.config.loss, is_vq=self.config.model.kind == "vq"
             )
             share = len(images) / len(signal)
-            self.scaler.scale(terms["loss"] * share).backward()
+            self.pace.backward(terms["loss"] * share)
             for key, value in terms.items():
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
         means = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
         totals = dict(zip(totals, processes.all_mean(means).tolist(), strict=True))
-        totals["gradient_norm"] = apply_gradients(
-            self.optimizer, self.model, totals["loss"],
-            scaler=self.scaler, lr=self.lr(step), clip=self.config.optim.clip,
-        )  # fmt: skip
+        totals["gradient_norm"] = self.pace.update(totals["loss"], step)
         return totals
 
-    def _batch(self, step: int, generator: torch.Generator, own: slice) -> torch.Tensor:
-        indices, spare = self.train[self.order.batch(step)], self.tiles.tile_px - self.crop_px + 1
-        # drawn for the whole batch, then shared out: any number of processes does the same step
+    def _batch(self, indices: np.ndarray, generator: torch.Generator, own: slice) -> torch.Tensor:
+        spare = self.tiles.tile_px - self.crop_px + 1
         lefts, tops = torch.randint(spare, (2, len(indices)), generator=generator)[:, own].tolist()
         variants = torch.randint(8, (len(indices),), generator=generator)[own].tolist()
         images = torch.from_numpy(self.tiles.read_tiles(indices[own], threads=4))
@@ -136,17 +118,12 @@ class AutoencoderTask:
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimiser and loss scale."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        return {"model": self.model.state_dict(), **self.pace.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.pace.load_state_dict(state)
 
 
 def run(config: TrainAutoencoderConfig) -> Outcome:
@@ -154,37 +131,23 @@ def run(config: TrainAutoencoderConfig) -> Outcome:
 
     Started by `torchrun`, the processes share every step; the first one does all else.
     """
-    device = processes.resolve_device(config.device)
-    with processes.process_group(device):
+    with processes.process_group(config.device) as device:
         return _run(config, device)
 
 
 def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     tiles = open_real(config.tiles, where=config.where)
     processes.share_of(config.optim.batch, passes=config.optim.accumulate)
-    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    trained, heldout = split_heldout(len(tiles), config.heldout, config.seed)
     precision = run_precision(config, config.optim.precision, device)
     # refuses what cannot work: before the output is claimed
-    task = AutoencoderTask(config, tiles, train, device, precision)
+    task = AutoencoderTask(config, tiles, trained, device, precision)
     inputs = {"tiles": tiles.content_hash}
-    processes.main_decides(
-        lambda: claim_output(config, command="train-autoencoder", inputs=inputs, precision=precision)
-    )
-    last = fit(
-        task,
-        run_dir=config.out,
-        num_steps=config.optim.steps,
-        checkpoint_every=config.checkpoint_every,
-        keep=config.keep,
-        log_every=config.log_every,
-        resume=config.resume,
-        description="train-autoencoder",
-        items_per_step=config.optim.batch,
-        item_name="tiles",
-    )
+    processes.main_decides(lambda: claim_output(config, command=COMMAND, inputs=inputs, precision=precision))
+    last = train(config, task, command=COMMAND)
     outcome = Outcome(config.out, f"autoencoder in {config.out}")
     if processes.is_main():
-        outcome = _export(config, task, tiles, train, heldout, last)
+        outcome = _export(config, task, tiles, trained, heldout, last)
     processes.barrier()
     return outcome
 
@@ -194,10 +157,10 @@ def _export(
     last: dict[str, float],
 ) -> Outcome:  # fmt: skip
     model, device, out = task.model.eval(), task.device, config.out
-    with autocast(device, task.precision):
+    with task.pace.autocast():
         mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
-    with autocast(device, task.precision):
+    with task.pace.autocast():
         scores = measure_reconstruction(model, tiles, heldout, device, picture=out / "previews" / "reconstructions.png")
     model.save_pretrained(out / "autoencoder")
     name = autoencoder_name(model, out / "autoencoder")

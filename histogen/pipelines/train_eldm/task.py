@@ -35,17 +35,15 @@ from histogen.diffusion.loss import (
     per_sample_error,
     sample_timesteps,
 )
-from histogen.diffusion.optim import apply_gradients, build_optimizer, build_scaler
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, OptimSettings, SamplerSettings
 from histogen.encoders.base import Encoder
+from histogen.pipelines.trainer import Pace
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.precision import autocast
-from histogen.training.sampler import TileOrder
-from histogen.training.schedules import Cosine
 
 PREVIEW_MICRO_BATCH = 8
 
@@ -143,8 +141,7 @@ class EldmTask:
         precision: Precision,
         unet: Any = None,
     ) -> None:
-        self.settings, self.inputs, self.train = settings, inputs, train
-        self.device, self.precision = device, precision
+        self.settings, self.inputs, self.device = settings, inputs, device
         self.tiles, self.run_dir, self.autoencoder = tiles, run_dir, autoencoder
         self.heldout = heldout[: settings.watch.heldout_tiles]
         self.conditioner = conditioner.to(device)
@@ -154,26 +151,19 @@ class EldmTask:
         self.unet = self.unet.to(device).train()
         attend_fast(self.unet, device)
         self.ema = EMAModel(self.unet.parameters(), decay=settings.ema_decay)
-        self.optimizer = build_optimizer(self.unet, settings.optim)
-        self.scaler = build_scaler(device, precision)
-        optim = settings.optim
-        self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
-        self.order = TileOrder(len(train), optim.batch, derive_seed(settings.seed, "order"))
+        self.pace = Pace(self.unet, train, settings.optim, settings.seed, device=device, precision=precision)
         self.objective = Objective(settings.objective, device)
         self.mean, self.std = latent_statistics(autoencoder, torch.zeros(1, device=device))
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do one optimiser step; every so often measure the held-out loss and draw a preview."""
-        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "step", step))
-        indices = self.train[self.order.batch(step)]
+        indices, generator, own = self.pace.begin(step)
         variants = torch.randint(8, (len(indices),), generator=generator).numpy()
         shape = (len(indices), self.inputs.latent_channels, self.inputs.latent_px, self.inputs.latent_px)
         draw = torch.randn(shape, generator=generator)
         dropped = torch.rand(len(indices), generator=generator) < self.settings.drop
         noise = torch.randn(shape, generator=generator)
         timesteps = sample_timesteps(len(indices), generator=generator)
-        # drawn for the whole batch, then shared out: any number of processes does the same step
-        own = processes.share_of(len(indices), passes=self.settings.optim.accumulate)
         latents, conditioning = self._prepare(indices[own], variants[own], draw[own])
         conditioning = self.conditioner.drop(conditioning, dropped[own].to(self.device))
         metrics = self._train(latents, noise[own].to(self.device), timesteps[own].to(self.device), conditioning, step)
@@ -197,16 +187,15 @@ class EldmTask:
         optim, weights, errors = self.settings.optim, self.objective.weight(timesteps), []
         for part in torch.arange(len(latents)).chunk(optim.accumulate):
             error = self._errors(latents[part], noise[part], timesteps[part], conditioning[part])
-            self.scaler.scale((weights[part] * error).sum() / len(latents)).backward()
+            self.pace.backward((weights[part] * error).sum() / len(latents))
             errors.append(error.detach())
         error, weights, timesteps = (processes.gather_rows(t) for t in (torch.cat(errors), weights, timesteps))
         loss = float((weights * error).mean())
-        norm = apply_gradients(self.optimizer, self.unet, loss, scaler=self.scaler, lr=self.lr(step), clip=optim.clip)
-        return {"loss": loss, "gradient_norm": norm, **by_noise_level(error, timesteps)}
+        return {"loss": loss, "gradient_norm": self.pace.update(loss, step), **by_noise_level(error, timesteps)}
 
     def _errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
         noised = self.objective.add_noise(latents, noise, timesteps)
-        with autocast(self.device, self.precision):
+        with self.pace.autocast():
             time = self.objective.model_time(timesteps)
             answer = self.unet(noised, time, **self.conditioner.inputs(conditioning)).sample
         return per_sample_error(answer, self.objective.target(latents, noise, timesteps))
@@ -236,7 +225,7 @@ class EldmTask:
         shown = self.heldout[: self.settings.watch.preview_tiles]
         moments, embeddings = self.inputs.batch(shown, np.zeros(len(shown), np.int64))
         raw = draw_latents(self.inputs.latent_channels, moments.to(self.device), None)
-        with autocast(self.device, self.precision):
+        with self.pace.autocast():
             again = decode_latents(self.autoencoder, (raw - self.mean) / self.std)
         rows = [self.tiles.read_tiles(shown), again.cpu().numpy()]
         with self._averaged():
@@ -244,7 +233,7 @@ class EldmTask:
                 seeds = [derive_seed(self.settings.seed, "preview", copy, k) for k in range(len(shown))]
                 sampled = self.pipeline()(
                     embeddings, seeds,
-                    sampler=self.settings.sampler, micro_batch=PREVIEW_MICRO_BATCH, precision=self.precision,
+                    sampler=self.settings.sampler, micro_batch=PREVIEW_MICRO_BATCH, precision=self.pace.precision,
                 )  # fmt: skip
                 rows.append(sampled)
         write_grid(self.run_dir / "previews" / f"step-{step:08d}.png", rows)
@@ -269,8 +258,7 @@ class EldmTask:
         return {
             "unet": self.unet.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.pace.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -278,5 +266,4 @@ class EldmTask:
         self.unet.load_state_dict(state["unet"])
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.device)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.pace.load_state_dict(state)
