@@ -64,7 +64,7 @@ def rows_bytes(store: Path) -> dict[str, bytes]:
 
 def test_embeddings_equal_the_encoder_on_each_tile(tmp_path: Path, encoder: str) -> None:
     make_store(tmp_path / "a.zarr", absent=(3, 20))
-    outcome = embed.run(config(tmp_path / "a.zarr", encoder))
+    outcome = embed.run(config(tmp_path / "a.zarr", encoder, precision="float32"))
     tiles = TileSet.open_(tmp_path / "a.zarr")
     assert outcome.exit_code == 0
     assert len(tiles) == 19
@@ -101,7 +101,7 @@ def test_a_worker_that_outlives_a_training_embeds_with_the_new_weights(tmp_path:
     store = make_store(tmp_path / "a.zarr")
     for seed in (0, 1):
         write_encoder(Path(encoder), seed)
-        name = ensure_embeddings([store.path], encoder)
+        name = ensure_embeddings([store.path], encoder, precision="float32")
         loaded = load_encoder(encoder)
         assert name == loaded.card.name
         tiles = TileSet.open_(store.path)
