@@ -20,7 +20,7 @@ from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.encoders.base import Encoder
-from histogen.encoders.registry import load_encoder
+from histogen.encoders.registry import absolute_spec, load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.outputs import Outcome
 from histogen.store.tile_set import TileSet
@@ -86,8 +86,8 @@ def run(config: EmbedConfig) -> Outcome:
     missing = [(store, shard) for store in stores for shard in store.missing_shards(rows)]
     units = [
         EmbedUnit(
-            store.path.resolve(), shard, len(store.shard_range(shard)), _absolute(config.encoder), rows, config.batch,
-            config.precision, config.device,
+            store.path.resolve(), shard, len(store.shard_range(shard)), absolute_spec(config.encoder), rows,
+            config.batch, config.precision, config.device,
         )
         for store, shard in missing
     ]  # fmt: skip
@@ -169,11 +169,6 @@ def _cached_encoder(spec: str, rows: str, device: str) -> Encoder:
     if encoder.card.name != rows.partition("/")[2]:
         raise EncoderError(f"encoder '{spec}' is '{encoder.card.name}' now, not '{rows.partition('/')[2]}'; run again")
     return encoder
-
-
-def _absolute(spec: str) -> str:
-    """Return a path that holds in a worker's folder too."""
-    return str(Path(spec).resolve()) if Path(spec).exists() else spec
 
 
 def _check_existing(stores: Sequence[TileStore], rows: str, config: EmbedConfig) -> None:
