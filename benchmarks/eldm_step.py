@@ -29,9 +29,9 @@ from histogen.diffusion.loss import ObjectiveSettings
 from histogen.diffusion.optim import OptimSettings
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.registry import load_encoder
-from histogen.pipelines.eldm_task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.pipelines.embed import ensure_embeddings
-from histogen.pipelines.latents import ensure_latents
+from histogen.pipelines.train_eldm.latents import ensure_latents
+from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.store.tile_set import TileSet
 
 NUM_TILES = 32

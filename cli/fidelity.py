@@ -55,7 +55,7 @@ def command(
 
     Example: histogen fidelity tiles/ --synthetic generative/ --held-out test-tiles/ --encoder runs/dino --out fidelity/
     """
-    from histogen.pipelines import fidelity as pipeline
+    from histogen.pipelines.fidelity import command as pipeline
 
     execute(
         pipeline.FidelityConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,

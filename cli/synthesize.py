@@ -34,7 +34,7 @@ def command(
 
     Example: histogen synthesize tiles/ --eldm runs/eldm --kind generative --out generative/ --workers 8
     """
-    from histogen.pipelines import synthesize as pipeline
+    from histogen.pipelines.synthesize import command as pipeline
 
     execute(
         pipeline.SynthesizeConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, eldm=eldm, kind=kind,

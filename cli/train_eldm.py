@@ -48,7 +48,7 @@ def command(
 
     Example: histogen train-eldm tiles/ --encoder runs/dino --autoencoder runs/autoencoder --out runs/eldm
     """
-    from histogen.pipelines import train_eldm as pipeline
+    from histogen.pipelines.train_eldm import command as pipeline
 
     execute(
         pipeline.TrainEldmConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,

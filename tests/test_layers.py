@@ -80,7 +80,7 @@ def test_the_library_never_knows_of_the_command_line() -> None:
     [
         ("histogen", ("torch", "zarr", "dask", "numpy")),
         ("histogen.cli.main", ("torch", "zarr", "dask", "tiatoolbox", "numpy")),
-        ("histogen.pipelines.tile", ("torch", "tiatoolbox", "diffusers", "timm")),
+        ("histogen.pipelines.tile.command", ("torch", "tiatoolbox", "diffusers", "timm")),
         ("histogen.pipelines.import_images", ("torch", "tiatoolbox", "diffusers", "timm")),
         ("histogen.store.tile_set", ("torch", "zarr", "dask")),
     ],

@@ -52,17 +52,17 @@ def test_the_version_is_one() -> None:
 
 
 COMMANDS = {
-    "tile": "tile:TileConfig",
+    "tile": "tile.command:TileConfig",
     "import-images": "import_images:ImportImagesConfig",
     "pretrain": "pretrain:PretrainConfig",
     "embed": "embed:EmbedConfig",
     "train-autoencoder": "train_autoencoder:TrainAutoencoderConfig",
-    "train-eldm": "train_eldm:TrainEldmConfig",
-    "synthesize": "synthesize:SynthesizeConfig",
+    "train-eldm": "train_eldm.command:TrainEldmConfig",
+    "synthesize": "synthesize.command:SynthesizeConfig",
     "benchmark": "benchmark:BenchmarkConfig",
-    "fidelity": "fidelity:FidelityConfig",
+    "fidelity": "fidelity.command:FidelityConfig",
     "export": "export:ExportConfig",
-    "run": "run:RunConfig",
+    "run": "run.command:RunConfig",
 }
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 

@@ -38,7 +38,7 @@ from histogen.diffusion.reconstruction import (
 )
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.diffusion_runs import HeldoutSettings, open_real, split_heldout
+from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet

@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from histogen.errors import ConfigError
-from histogen.pipelines import train_autoencoder, train_eldm
+from histogen.pipelines import train_autoencoder
+from histogen.pipelines.train_eldm import command as train_eldm
 from histogen.training.journal import read_journal
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCRIPT = """
 import sys
-from histogen.pipelines import train_autoencoder, train_eldm
+from histogen.pipelines import train_autoencoder
+from histogen.pipelines.train_eldm import command as train_eldm
 for module, config, values in ((train_autoencoder, train_autoencoder.TrainAutoencoderConfig, sys.argv[1]),
                                (train_eldm, train_eldm.TrainEldmConfig, sys.argv[2])):
     module.run(config.model_validate_json(values))

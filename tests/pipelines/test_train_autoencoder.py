@@ -14,7 +14,7 @@ import torch
 from histogen.diffusion.autoencoder import encode_moments, load_autoencoder, to_images, to_signal
 from histogen.diffusion.reconstruction import psnr
 from histogen.errors import ConfigError, OutputExistsError
-from histogen.pipelines.diffusion_runs import HeldoutSettings, split_heldout
+from histogen.pipelines.heldout import HeldoutSettings, split_heldout
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig, run
 from histogen.store.tile_set import TileSet
 

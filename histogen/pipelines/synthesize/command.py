@@ -25,10 +25,10 @@ from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
 from histogen.files import write_atomic
-from histogen.pipelines.diffusion_runs import open_real
 from histogen.pipelines.embed import embed_images, ensure_embeddings
+from histogen.pipelines.heldout import open_real
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
-from histogen.pipelines.synthesis_plan import (
+from histogen.pipelines.synthesize.plan import (
     SynthesizeConfig,
     check_plan,
     create_stores,

@@ -30,8 +30,8 @@ from histogen.evaluation.compare import (
 from histogen.files import write_atomic
 from histogen.pipelines.benchmark import named_specs
 from histogen.pipelines.embed import ensure_embeddings
-from histogen.pipelines.fidelity_eldm import Maker, made_sections, unconditional_embeddings
-from histogen.pipelines.fidelity_samples import samples_section
+from histogen.pipelines.fidelity.made import Maker, made_sections, unconditional_embeddings
+from histogen.pipelines.fidelity.samples import samples_section
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
 from histogen.progress import Bar, progress_bar
 from histogen.report.fidelity import CopyPair, fidelity_table, fidelity_text, write_fidelity_page

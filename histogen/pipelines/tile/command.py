@@ -12,17 +12,11 @@ from histogen.compute.run import run_units
 from histogen.errors import ConfigError
 from histogen.files import remove_temporaries, write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
-from histogen.pipelines.tile_config import TileConfig
-from histogen.pipelines.tile_work import (
-    COMMAND,
-    PlanUnit,
-    ShardUnit,
-    cut_shard,
-    files_beside,
-    plan,
-    store_paths,
-    write_geojson,
-)
+from histogen.pipelines.tile.config import COMMAND, TileConfig
+from histogen.pipelines.tile.cut_shard import ShardUnit, cut_shard
+from histogen.pipelines.tile.geojson import write_geojson
+from histogen.pipelines.tile.places import files_beside, store_paths
+from histogen.pipelines.tile.plan_slide import PlanUnit, plan
 from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
 from histogen.slides.find import SlideSource, find_slides, fingerprint
 from histogen.store.tile_store import TileStore

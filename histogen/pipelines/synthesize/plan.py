@@ -15,7 +15,7 @@ from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import SamplerSettings, build_sampler
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError
-from histogen.pipelines.train_eldm import recorded_sampler
+from histogen.pipelines.train_eldm.command import recorded_sampler
 from histogen.seeds import derive_seed
 from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import Column

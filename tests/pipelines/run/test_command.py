@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from histogen.errors import ConfigError
-from histogen.pipelines.chain import RunConfig
-from histogen.pipelines.run import run
+from histogen.pipelines.run.chain import RunConfig
+from histogen.pipelines.run.command import run
 from histogen.store.tile_set import open_tiles
 
 TINY: dict[str, Any] = {

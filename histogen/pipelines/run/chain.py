@@ -80,10 +80,10 @@ def chain(config: RunConfig) -> list[Stage]:
 
     slides, annotations = config.slides, {}
     if config.draw is not None:
-        add("slides", "draw", "DrawConfig", config.draw, out=out / "slides")
+        add("slides", "run.draw", "DrawConfig", config.draw, out=out / "slides")
         slides, annotations = [out / "slides"], {"annotations": out / "slides"}
     if config.images is None:
-        add("tiles", "tile", "TileConfig", config.tile, slides=slides, out=out / "tiles",
+        add("tiles", "tile.command", "TileConfig", config.tile, slides=slides, out=out / "tiles",
             **annotations)  # fmt: skip
         tiles = [out / "tiles"]
     else:
@@ -100,10 +100,10 @@ def chain(config: RunConfig) -> list[Stage]:
     add("embed", "embed", "EmbedConfig", config.embed, tiles=tiles, encoder=str(dino))
     add("autoencoder", "train_autoencoder", "TrainAutoencoderConfig", config.train_autoencoder, tiles=tiles,
         out=autoencoder)  # fmt: skip
-    add("eldm", "train_eldm", "TrainEldmConfig", config.train_eldm, tiles=tiles, encoder=str(dino),
+    add("eldm", "train_eldm.command", "TrainEldmConfig", config.train_eldm, tiles=tiles, encoder=str(dino),
         autoencoder=str(autoencoder), out=eldm)  # fmt: skip
     for kind in SYNTHETIC:
-        add(kind, "synthesize", "SynthesizeConfig", config.synthesize, tiles=tiles, eldm=eldm, kind=kind,
+        add(kind, "synthesize.command", "SynthesizeConfig", config.synthesize, tiles=tiles, eldm=eldm, kind=kind,
             out=out / kind)  # fmt: skip
     add("gen-dino", "pretrain", "PretrainConfig", {**config.pretrain, **config.gen_pretrain}, tiles=tiles,
         generative=out / "generative", interpolated=out / "interpolated", out=gen_dino)  # fmt: skip

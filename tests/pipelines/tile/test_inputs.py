@@ -14,7 +14,7 @@ import pytest
 from histogen.errors import ConfigError
 from histogen.geometry import Extent
 from histogen.pipelines.outputs import Outcome, is_complete
-from histogen.pipelines.tile import TileConfig, run
+from histogen.pipelines.tile.command import TileConfig, run
 from histogen.slides.drawn import draw_slide
 from histogen.store.layout import chunk_path
 from histogen.store.tile_store import TileStore

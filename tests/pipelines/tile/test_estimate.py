@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from histogen.geometry import Extent
-from histogen.pipelines.tile import run
-from histogen.pipelines.tile_config import TileConfig
-from histogen.pipelines.tile_plan import run_plan
+from histogen.pipelines.tile.command import run
+from histogen.pipelines.tile.config import TileConfig
+from histogen.pipelines.tile.estimate import run_plan
 from histogen.slides.drawn import draw_slide
 
 

@@ -24,7 +24,8 @@ from PIL import Image
 import histogen
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.geometry import Extent
-from histogen.pipelines.tile import TileConfig, run
+from histogen.pipelines.outputs import Outcome
+from histogen.pipelines.tile.command import TileConfig, run
 from histogen.slides.base import open_slide
 from histogen.slides.drawn import draw_slide
 from histogen.slides.native import NativeSlide
@@ -46,7 +47,7 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tile(slides: Path | list[Path], out: Path, **settings: object) -> histogen.pipelines.tile.Outcome:  # type: ignore
+def tile(slides: Path | list[Path], out: Path, **settings: object) -> Outcome:
     paths = [slides] if isinstance(slides, Path) else slides
     return run(TileConfig.model_validate({"slides": paths, "out": out, "tile_px": 64, **settings}))
 
@@ -195,7 +196,7 @@ def test_two_slides_of_one_name_are_refused(slides: Path, tmp_path: Path) -> Non
 
 def test_torch_is_not_imported(slides: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from histogen.pipelines.tile import TileConfig, run\n"
+        "import sys; from pathlib import Path; from histogen.pipelines.tile.command import TileConfig, run\n"
         f"run(TileConfig(slides=[Path({str(slides / 's0.svs')!r})], out=Path({str(tmp_path / 't')!r}), tile_px=64))\n"
         "sys.exit('torch' in sys.modules)"
     )

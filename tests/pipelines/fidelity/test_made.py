@@ -18,17 +18,18 @@ from histogen.diffusion.sampling import SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.evaluation.fidelity import frechet_distance
-from histogen.pipelines import fidelity, synthesize
-from histogen.pipelines.fidelity_eldm import Maker
+from histogen.pipelines.fidelity import command as fidelity
+from histogen.pipelines.fidelity.made import Maker
+from histogen.pipelines.synthesize import command as synthesize
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder import run as run_autoencoder
-from histogen.pipelines.train_eldm import TrainEldmConfig
-from histogen.pipelines.train_eldm import run as run_eldm
+from histogen.pipelines.train_eldm.command import TrainEldmConfig
+from histogen.pipelines.train_eldm.command import run as run_eldm
 from histogen.seeds import derive_seed
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 
-from .conftest import TINY_AUTOENCODER, TINY_ELDM
+from ..conftest import TINY_AUTOENCODER, TINY_ELDM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

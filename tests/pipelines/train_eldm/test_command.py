@@ -19,17 +19,18 @@ from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
-from histogen.pipelines import synthesize, train_eldm
-from histogen.pipelines.diffusion_runs import HeldoutSettings, split_heldout
-from histogen.pipelines.eldm_task import EldmTask, OnlineInputs
-from histogen.pipelines.latents import ensure_latents
+from histogen.pipelines.heldout import HeldoutSettings, split_heldout
+from histogen.pipelines.synthesize import command as synthesize
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder import run as run_autoencoder
-from histogen.pipelines.train_eldm import TrainEldmConfig, run
+from histogen.pipelines.train_eldm import command as train_eldm
+from histogen.pipelines.train_eldm.command import TrainEldmConfig, run
+from histogen.pipelines.train_eldm.latents import ensure_latents
+from histogen.pipelines.train_eldm.task import EldmTask, OnlineInputs
 from histogen.store.tile_set import TileSet
 from histogen.training.journal import read_journal
 
-from .conftest import TINY_AUTOENCODER, TINY_ELDM
+from ..conftest import TINY_AUTOENCODER, TINY_ELDM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,7 +113,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
 ) -> None:  # fmt: skip
     cut = config(world, tmp_path / "cut")
     source = (
-        "from histogen.pipelines.train_eldm import *\n"
+        "from histogen.pipelines.train_eldm.command import *\n"
         f"run(TrainEldmConfig.model_validate_json({cut.model_dump_json()!r}))"
     )
     kill_when(source, (tmp_path / "cut" / "checkpoints" / "step-00000002.json").exists)

@@ -13,8 +13,8 @@ import pytest
 
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation.fidelity import frechet_distance, manifold_metrics
-from histogen.pipelines import fidelity
-from histogen.pipelines.fidelity import FidelityConfig
+from histogen.pipelines.fidelity import command as fidelity
+from histogen.pipelines.fidelity.command import FidelityConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
 from histogen.store.tile_set import open_tiles

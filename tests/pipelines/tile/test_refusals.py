@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from histogen.geometry import Extent
-from histogen.pipelines.tile import TileConfig, run
+from histogen.pipelines.tile.command import TileConfig, run
 from histogen.slides.drawn import draw_slide
 
 

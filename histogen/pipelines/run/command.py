@@ -12,9 +12,9 @@ from rich.console import Console
 from histogen.config import StageConfig, changed_keys
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.chain import RunConfig, Stage, StageRecord, chain, find_config, stage_config
-from histogen.pipelines.chain_report import write_chain_report
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_claimed, is_complete, read_config
+from histogen.pipelines.run.chain import RunConfig, Stage, StageRecord, chain, find_config, stage_config
+from histogen.pipelines.run.report import write_chain_report
 from histogen.store.tile_set import open_tiles
 
 __all__ = ["RunConfig", "find_config", "run"]

@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from histogen.config import BulkConfig, Settings
 from histogen.tiles.spec import QualitySettings, StainSettings, TissueSettings
 
+COMMAND = "tile"
+
 
 class TileJpegConfig(Settings):
     """How tiles are encoded."""

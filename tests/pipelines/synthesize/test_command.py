@@ -15,17 +15,17 @@ from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.diffusion.sampling import SamplerSettings
 from histogen.errors import ConfigError, StoreError
-from histogen.pipelines import synthesize
-from histogen.pipelines.synthesize import SynthesizeConfig, run
+from histogen.pipelines.synthesize import command as synthesize
+from histogen.pipelines.synthesize.command import SynthesizeConfig, run
 from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder import run as run_autoencoder
-from histogen.pipelines.train_eldm import TrainEldmConfig
-from histogen.pipelines.train_eldm import run as run_eldm
+from histogen.pipelines.train_eldm.command import TrainEldmConfig
+from histogen.pipelines.train_eldm.command import run as run_eldm
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 
-from .conftest import TINY_AUTOENCODER, TINY_ELDM
+from ..conftest import TINY_AUTOENCODER, TINY_ELDM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENCODER = "embeddings/colour-histogram"
@@ -161,7 +161,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     cut = config(world, tmp_path / "cut")
     source = (
         "import histogen.store.layout; histogen.store.layout.SHARD_TILES = 8\n"
-        "from histogen.pipelines.synthesize import *\n"
+        "from histogen.pipelines.synthesize.command import *\n"
         f"run(SynthesizeConfig.model_validate_json({cut.model_dump_json()!r}))"
     )
     kill_when(source, (tmp_path / "cut" / "A.zarr" / "ledger" / "tiles" / "1.json").exists)

@@ -30,11 +30,11 @@ from histogen.diffusion.sampling import SamplerSettings, build_sampler
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.diffusion_runs import HeldoutSettings, open_real, split_heldout
-from histogen.pipelines.eldm_task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.pipelines.embed import ensure_embeddings
-from histogen.pipelines.latents import ensure_latents
+from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
+from histogen.pipelines.train_eldm.latents import ensure_latents
+from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.loop import fit

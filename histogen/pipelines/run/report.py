@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import histogen
-from histogen.pipelines.chain import RunConfig, StageRecord, chain, stage_config
 from histogen.pipelines.outputs import CONFIG_NAME, read_run
+from histogen.pipelines.run.chain import RunConfig, StageRecord, chain, stage_config
 from histogen.report.benchmark import difference_sentence, interval_text
 from histogen.report.run_report import write_report
 from histogen.report.stages import Curve, InterpolationRow, RunReport, SlidePicture, SourceRow, StageTime, Training
@@ -70,8 +70,8 @@ def sample_pictures(tiles: TileSet, config: RunConfig) -> tuple[list[SourceRow],
 
     from histogen.diffusion.conditioning import slerp
     from histogen.diffusion.pipeline import load_pipeline
-    from histogen.pipelines.synthesize import SynthesizeConfig
-    from histogen.pipelines.train_eldm import recorded_sampler
+    from histogen.pipelines.synthesize.command import SynthesizeConfig
+    from histogen.pipelines.train_eldm.command import recorded_sampler
     from histogen.training.processes import resolve_device
 
     stage = next(stage for stage in chain(config) if stage.name == "generative")

@@ -11,8 +11,10 @@ import numpy as np
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.pipelines.outputs import Outcome
-from histogen.pipelines.tile_config import TileConfig
-from histogen.pipelines.tile_work import PlanUnit, build_grid, build_recipe, open_planned, plan_tiles, tile_settings
+from histogen.pipelines.tile.config import TileConfig
+from histogen.pipelines.tile.cut_shard import build_recipe
+from histogen.pipelines.tile.places import build_grid
+from histogen.pipelines.tile.plan_slide import PlanUnit, open_planned, plan_tiles, tile_settings
 from histogen.slides.find import find_slides
 from histogen.tiles.extract import extract_tiles
 from histogen.tiles.grid import Grid
