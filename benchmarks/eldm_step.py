@@ -22,12 +22,16 @@ import torch
 from common import Clock, machine, write_store
 
 from histogen.compute.client import Compute
-from histogen.diffusion.autoencoder import AutoencoderSettings, build_autoencoder, latent_channels, load_autoencoder
+from histogen.diffusion.autoencoder import build_autoencoder, latent_channels
+from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings
-from histogen.diffusion.loss import ObjectiveSettings
-from histogen.diffusion.optim import OptimSettings
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import (
+    AutoencoderSettings,
+    DenoiserSettings,
+    ObjectiveSettings,
+    OptimSettings,
+    SamplerSettings,
+)
 from histogen.encoders.registry import load_encoder
 from histogen.pipelines.embed import ensure_embeddings
 from histogen.pipelines.train_eldm.latents import ensure_latents

@@ -22,7 +22,8 @@ from common import Clock, machine
 from numpy.typing import NDArray
 
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
-from histogen.diffusion.sampling import SamplerSettings, num_evaluations
+from histogen.diffusion.sampling import num_evaluations
+from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.evaluation.fidelity import frechet_distance

@@ -3,34 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from histogen.config import Settings
+from histogen.diffusion.settings import OptimSettings
 from histogen.training import processes
-
-
-class OptimSettings(Settings):
-    """Length and pace of a training."""
-
-    steps: int = Field(default=100_000, ge=1)
-    """Optimiser steps."""
-    batch: int = Field(default=64, ge=1)
-    """Tiles per step, over all processes."""
-    accumulate: int = Field(default=1, ge=1)
-    """Passes a step's tiles are split into, to save memory."""
-    lr: float = Field(default=1e-4, gt=0)
-    """Peak learning rate; the group's published value."""
-    final_lr: float = Field(default=1e-5, ge=0)
-    """Learning rate at the end of the cosine."""
-    warmup: int = Field(default=1000, ge=0)
-    """Steps of linear warm-up, at most a fifth of all; the group's published value."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient."""
-    bf16: bool = True
-    """Compute in bfloat16 where torch's autocast finds it safe."""
 
 
 def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:

@@ -16,9 +16,10 @@ from torch import Tensor
 from histogen.diffusion.autoencoder import Autoencoder, decode_latents
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.micro_batch import map_micro_batches
-from histogen.diffusion.sampling import SamplerSettings, sample_latents
-from histogen.diffusion.weights import weights_digest
+from histogen.diffusion.sampling import sample_latents
+from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
+from histogen.training.weights import weights_sha256
 
 
 class EldmPipeline(DiffusionPipeline):
@@ -55,7 +56,7 @@ class EldmPipeline(DiffusionPipeline):
     def weights_sha256(self) -> str:
         """Return one digest of the U-Net's, the autoencoder's and the conditioner's weights."""
         parts = {"unet": self.unet, "autoencoder": self.autoencoder, "conditioner": self.conditioner}
-        return weights_digest(
+        return weights_sha256(
             {f"{part}.{key}": value for part, model in parts.items() for key, value in model.state_dict().items()}
         )
 

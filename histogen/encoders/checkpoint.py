@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import collections
-import pickle  # noqa: TID251 - only the name of the error that a refused file raises
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import torch
-from safetensors.torch import load_file
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from torch import nn
 
 from histogen.encoders.unwrap import choose_state, named_as_timm, recorded_heads
-from histogen.errors import EncoderError
+from histogen.errors import EncoderError, WeightsError
+from histogen.training.weights import read_content
 
 HEAD = re.compile(r"^(head|fc|classifier|dino_head|ibot_head|head_drop|projector|predictor)\.|^mask_token$")
 """What is left of a file without a word where the model has no place for it: what came after the features."""
-
-
-def _harmless() -> Iterator[Any]:
-    """Yield what training loops keep beside weights, and what cannot do anything: numbers, arrays, arguments, paths."""
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    yield from (argparse.Namespace, np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in np.typecodes["All"]})
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        yield multiarray.scalar, f"{module}.scalar"
-        yield multiarray._reconstruct, f"{module}._reconstruct"
-    for name in ("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath", "pathlib._local.WindowsPath"):
-        yield PurePosixPath, name
-    yield collections.defaultdict
-
-
-HARMLESS = tuple(_harmless())
-NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
-"""What torch's restricted unpickler raises on a file of something else."""
-UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -95,21 +72,13 @@ def read_weights(path: Path, *, key: str | None = None) -> Weights:
     Nothing in the file is executed.
 
     Raises:
-        EncoderError: the file is missing, cannot be read as weights, or holds none (under ``key``).
+        WeightsError: the file is missing, cannot be read as weights, or holds none.
+        EncoderError: it has nothing under ``key``.
     """
-    if not path.is_file():
-        raise EncoderError(f"weights '{path}' do not exist; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals(list(HARMLESS)):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise EncoderError(f"'{path}' holds no readable weights ({_reason(error)}); give another file") from error
+    content = read_content(path)
     state = choose_state(content, key=key, what=str(path))
     if not state:
-        raise EncoderError(f"'{path}' holds no tensors by name; give a file of weights")
+        raise WeightsError(f"'{path}' holds no tensors by name; give a file of weights")
     named = named_as_timm(state, what=str(path))
     width = named["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in named else 0
     return Weights(named, recorded_heads(content, width) or _heads_of_norms(named))
@@ -119,14 +88,6 @@ def _heads_of_norms(weights: Mapping[str, torch.Tensor]) -> int | None:
     """Return the heads of a transformer that normalises each head's queries: the one place where weights tell."""
     norm, first = weights.get("blocks.0.attn.q_norm.weight"), weights.get("blocks.0.attn.qkv.weight")
     return None if norm is None or first is None else first.shape[1] // len(norm)
-
-
-def _reason(error: BaseException) -> str:
-    """Return why a file cannot be read, in words."""
-    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if asked:
-        return f"it would run code: {asked[1]}"
-    return "it is no file of weights, or would run code" if isinstance(error, NOT_TENSORS) else _first_line(error)
 
 
 def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> LoadReport:
@@ -194,7 +155,3 @@ def vit_arguments(weights: Mapping[str, torch.Tensor], *, heads: int) -> dict[st
     if registers:
         arguments |= {"reg_tokens": registers, "no_embed_class": True}
     return arguments
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

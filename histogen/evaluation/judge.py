@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from histogen.config import Settings
-from histogen.evaluation.knn import knn_predict
+from histogen.evaluation.knn import knn_votes
 from histogen.evaluation.linear import PENALTIES, linear_probe
 from histogen.evaluation.means import mean_difference, mean_interval
 from histogen.evaluation.retrieval import average_precisions
@@ -67,10 +67,11 @@ def predict(
     num_classes = len(task.classes)
     if test == "knn":
         knn = settings.knn
-        return knn_predict(
+        votes = knn_votes(
             train, task.train_labels, queries,
             num_classes=num_classes, k=knn.k, temperature=knn.temperature, protocol=knn.protocol, device=device,
-        ), {"protocol": knn.protocol, "k": knn.k}  # fmt: skip
+        )  # fmt: skip
+        return votes.argmax(axis=1), {"protocol": knn.protocol, "k": knn.k}
     if test == "simpleshot":
         return simpleshot_predict(train, task.train_labels, queries, num_classes=num_classes, device=device), {}
     probe = linear_probe(

@@ -30,9 +30,10 @@ from histogen.ssl.task import DinoTask, Schedules, resolve_precision
 from histogen.store.layout import SYNTHETIC
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.checkpoint import list_checkpoints, weights_sha256
+from histogen.training.checkpoint import list_checkpoints
 from histogen.training.journal import BOARD_NAME, Board
 from histogen.training.loop import fit
+from histogen.training.weights import weights_sha256
 
 MAX_CHECKPOINT_STEPS = 1000
 START_NAME = "init_from.json"
@@ -75,8 +76,7 @@ def run(config: PretrainConfig) -> Outcome:
         OutputExistsError: ``out`` exists and neither resume nor overwrite is set.
         TrainingStoppedError: the loss was not finite three steps in a row, or the encoder collapsed.
     """
-    device = processes.resolve_device(config.device)
-    with processes.process_group(device):
+    with processes.process_group(config.device) as device:
         return _run(config, device)
 
 

@@ -10,11 +10,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from histogen.config import ChosenTiles, StageConfig
 from histogen.diffusion.autoencoder import (
     Autoencoder,
-    AutoencoderSettings,
-    autoencoder_name,
     build_autoencoder,
     check_tile_px,
     dihedral,
@@ -26,27 +23,21 @@ from histogen.diffusion.autoencoder import (
     to_images,
     to_signal,
 )
+from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
-from histogen.diffusion.optim import OptimSettings, apply_gradients, build_optimizer
 from histogen.diffusion.pictures import write_grid
-from histogen.diffusion.reconstruction import (
-    ReconstructionSettings,
-    psnr,
-    reconstruct,
-    reconstruction_loss,
-    ssim,
-)
+from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
+from histogen.diffusion.settings import AutoencoderSettings, OptimSettings, ReconstructionSettings
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
+from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.trainer import Pace, TrainerConfig, train
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.loop import fit
-from histogen.training.sampler import TileOrder
-from histogen.training.schedules import Cosine
 
+COMMAND = "train-autoencoder"
 NUM_STATISTICS = 2048
 NUM_SHOWN = 8
 
@@ -60,44 +51,34 @@ class AutoencoderOptim(OptimSettings):
     """AdamW's."""
 
 
-class TrainAutoencoderConfig(StageConfig, ChosenTiles):
+class TrainAutoencoderConfig(TrainerConfig):
     """Settings of ``train-autoencoder``."""
 
     model: AutoencoderSettings = AutoencoderSettings()
     loss: ReconstructionSettings = ReconstructionSettings()
     optim: AutoencoderOptim = AutoencoderOptim()
-    heldout: HeldoutSettings = HeldoutSettings()
     crop_px: int | None = Field(default=None, ge=8)
     """Train on random crops of this side; null takes whole tiles. The network is convolutional: it runs at any size."""
-    checkpoint_every: int = Field(default=1000, ge=1)
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept."""
-    log_every: int = Field(default=20, ge=1)
 
 
 class AutoencoderTask:
     """One step of autoencoder training; what is random in it depends on (seed, step) alone."""
 
     def __init__(self, config: TrainAutoencoderConfig, tiles: TileSet, train: np.ndarray, device: torch.device) -> None:
-        self.config, self.tiles, self.train, self.device = config, tiles, train, device
+        self.config, self.tiles, self.device = config, tiles, device
         torch.manual_seed(derive_seed(config.seed, "autoencoder", "init"))
         self.crop_px = config.crop_px or tiles.tile_px
         if self.crop_px > tiles.tile_px:
             raise ConfigError(f"crop_px {self.crop_px} exceeds the tiles' {tiles.tile_px} px; choose at most that")
         self.model = build_autoencoder(config.model, tile_px=self.crop_px).to(device).train()
         check_tile_px(self.model, tiles.tile_px)
-        self.optimizer = build_optimizer(self.model, config.optim)
-        self.order = TileOrder(len(train), config.optim.batch, derive_seed(config.seed, "order"))
-        optim = config.optim
-        self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
+        self.pace = Pace(self.model, train, config.optim, config.seed)
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do one optimiser step."""
-        generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "step", step))
-        batch, size = self.config.optim.batch, self.crop_px // downsampling(self.model)
-        own = processes.share_of(batch, passes=self.config.optim.accumulate)
-        signal = self._batch(step, generator, own)
-        noise = torch.randn(batch, latent_channels(self.model), size, size, generator=generator)[own]
+        indices, generator, own = self.pace.begin(step)
+        signal, size = self._batch(indices, generator, own), self.crop_px // downsampling(self.model)
+        noise = torch.randn(len(indices), latent_channels(self.model), size, size, generator=generator)[own]
         totals: dict[str, float] = {}
         parts = self.config.optim.accumulate
         for images, part_noise in zip(signal.chunk(parts), noise.to(self.device).chunk(parts), strict=True):
@@ -112,14 +93,11 @@ class AutoencoderTask:
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
         means = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
         totals = dict(zip(totals, processes.all_mean(means).tolist(), strict=True))
-        totals["gradient_norm"] = apply_gradients(
-            self.optimizer, self.model, totals["loss"], lr=self.lr(step), clip=self.config.optim.clip
-        )
+        totals["gradient_norm"] = self.pace.update(totals["loss"], step)
         return totals
 
-    def _batch(self, step: int, generator: torch.Generator, own: slice) -> torch.Tensor:
-        indices, spare = self.train[self.order.batch(step)], self.tiles.tile_px - self.crop_px + 1
-        # drawn for the whole batch, then shared out: any number of processes does the same step
+    def _batch(self, indices: np.ndarray, generator: torch.Generator, own: slice) -> torch.Tensor:
+        spare = self.tiles.tile_px - self.crop_px + 1
         lefts, tops = torch.randint(spare, (2, len(indices)), generator=generator)[:, own].tolist()
         variants = torch.randint(8, (len(indices),), generator=generator)[own].tolist()
         images = torch.from_numpy(self.tiles.read_tiles(indices[own], threads=4))
@@ -131,12 +109,12 @@ class AutoencoderTask:
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights and optimiser."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), "optimizer": self.pace.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.pace.optimizer.load_state_dict(state["optimizer"])
 
 
 def run(config: TrainAutoencoderConfig) -> Outcome:
@@ -144,33 +122,21 @@ def run(config: TrainAutoencoderConfig) -> Outcome:
 
     Started by `torchrun`, the processes share every step; the first one does all else.
     """
-    device = processes.resolve_device(config.device)
-    with processes.process_group(device):
+    with processes.process_group(config.device) as device:
         return _run(config, device)
 
 
 def _run(config: TrainAutoencoderConfig, device: torch.device) -> Outcome:
     tiles = open_real(config.tiles, where=config.where)
     processes.share_of(config.optim.batch, passes=config.optim.accumulate)
-    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
-    task = AutoencoderTask(config, tiles, train, device)  # refuses what cannot work: before the output is claimed
+    trained, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    task = AutoencoderTask(config, tiles, trained, device)  # refuses what cannot work: before the output is claimed
     inputs = {"tiles": tiles.content_hash}
-    processes.main_decides(lambda: claim_output(config, command="train-autoencoder", inputs=inputs))
-    last = fit(
-        task,
-        run_dir=config.out,
-        num_steps=config.optim.steps,
-        checkpoint_every=config.checkpoint_every,
-        keep=config.keep,
-        log_every=config.log_every,
-        resume=config.resume,
-        description="train-autoencoder",
-        items_per_step=config.optim.batch,
-        item_name="tiles",
-    )
+    processes.main_decides(lambda: claim_output(config, command=COMMAND, inputs=inputs))
+    last = train(config, task, command=COMMAND)
     outcome = Outcome(config.out, f"autoencoder in {config.out}")
     if processes.is_main():
-        outcome = _export(config, task, tiles, train, heldout, last)
+        outcome = _export(config, task, tiles, trained, heldout, last)
     processes.barrier()
     return outcome
 

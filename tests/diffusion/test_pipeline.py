@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline, starting_noise
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
 
 SAMPLER = SamplerSettings(steps=4, interval=(0.0, 1.0))

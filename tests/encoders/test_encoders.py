@@ -184,7 +184,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "eldm" / "run.json").write_text('{"command": "train-eldm"}')
     cases = {
         str(tmp_path / "none"): "neither a folder nor a file",
-        str(tmp_path / "text.pth"): r"holds no readable weights \(it is no file of weights, or would run code\); give",
+        str(tmp_path / "text.pth"): r"holds no readable weights \(it is no file of weights, or would run code\); copy",
         str(tmp_path / "script.sh"): "holds no readable weights",
         "random:test_vit@x": "the seed of 'random:test_vit@x' cannot be 'x'; give a number: random:test_vit@1",
         str(tmp_path / "empty"): "holds no encoder",

@@ -89,7 +89,7 @@ def test_an_autoencoder_that_cannot_be_trained(
         ({"heldout": {"fraction": 0.999}}, "59 of 59 tiles cannot be held out"),
         ({"sampler": {"name": "heun"}, "objective": {"kind": "flow"}}, "sampler 'heun' cannot run"),
         ({"sampler": {"name": "ddim", "steps": 30}}, "ddim with 30 steps: they must divide 1000"),
-        ({"model": {**TINY_ELDM["model"], "injection": "token"}, "init": "."}, r"weights '\.' cannot be read"),
+        ({"model": {**TINY_ELDM["model"], "injection": "token"}, "init": "."}, r"weights '\.' are no file"),
         ({"tiles": ["generative"]}, "holds generative tiles; give the real tiles"),
     ],
 )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.autoencoder import encode_moments, load_autoencoder, to_images, to_signal
+from histogen.diffusion.autoencoder import encode_moments, to_images, to_signal
+from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.reconstruction import psnr
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout

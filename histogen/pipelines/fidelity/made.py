@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.pipelines.embed import embed_images

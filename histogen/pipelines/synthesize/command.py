@@ -20,7 +20,7 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError

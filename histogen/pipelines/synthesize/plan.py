@@ -10,9 +10,10 @@ import yaml
 from pydantic import Field, model_validator
 
 from histogen.config import BulkConfig, ChosenTiles, Settings
-from histogen.diffusion.pairing import AlphaSettings, Pairing, choose_partners, draw_alpha, tile_seeds
+from histogen.diffusion.pairing import Pairing, choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
-from histogen.diffusion.sampling import SamplerSettings, build_sampler
+from histogen.diffusion.sampling import build_sampler
+from histogen.diffusion.settings import AlphaSettings, SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError
 from histogen.pipelines.train_eldm.command import recorded_sampler

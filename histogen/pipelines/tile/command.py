@@ -11,6 +11,7 @@ from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
 from histogen.errors import ConfigError
 from histogen.files import remove_temporaries, write_atomic
+from histogen.manifest import SlideRecord
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.tile.config import COMMAND, TileConfig
 from histogen.pipelines.tile.cut_shard import ShardUnit, cut_shard
@@ -18,7 +19,7 @@ from histogen.pipelines.tile.geojson import write_geojson
 from histogen.pipelines.tile.places import files_beside, store_paths
 from histogen.pipelines.tile.plan_slide import PlanUnit, plan
 from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
-from histogen.slides.find import SlideSource, find_slides, fingerprint
+from histogen.slides.find import find_slides, fingerprint
 from histogen.store.tile_store import TileStore
 from histogen.tiles.stain import build_normaliser
 
@@ -77,7 +78,7 @@ def _check_files(config: TileConfig) -> None:
     build_normaliser(config.stain)
 
 
-def _stated(config: TileConfig, sources: list[SlideSource]) -> dict[str, str]:
+def _stated(config: TileConfig, sources: list[SlideRecord]) -> dict[str, str]:
     """Return what is stated about each slide beside its file: by the manifest, and by files (their hashes)."""
     stated: dict[str, str] = {}
     target = config.stain.target and _digest(config.stain.target)
@@ -93,18 +94,18 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _fingerprint(source: SlideSource) -> str:
+def _fingerprint(source: SlideRecord) -> str:
     try:
         return fingerprint(source.path)
     except OSError:
         return "unreadable"
 
 
-def _is_planned(config: TileConfig, source: SlideSource) -> bool:
+def _is_planned(config: TileConfig, source: SlideRecord) -> bool:
     return all((path / "zarr.json").exists() for path in store_paths(config, source.slide_id))
 
 
-def _plan_units(config: TileConfig, sources: list[SlideSource], prints: dict[str, str]) -> list[PlanUnit]:
+def _plan_units(config: TileConfig, sources: list[SlideRecord], prints: dict[str, str]) -> list[PlanUnit]:
     splits = tuple(sorted({s.split for s in sources if s.split}))
     groups = tuple(sorted({s.group for s in sources if s.group}))
     labels = tuple(sorted({s.label for s in sources if s.label}))
@@ -115,7 +116,7 @@ def _plan_units(config: TileConfig, sources: list[SlideSource], prints: dict[str
     ]
 
 
-def _shard_units(config: TileConfig, sources: list[SlideSource]) -> tuple[list[ShardUnit], int]:
+def _shard_units(config: TileConfig, sources: list[SlideRecord]) -> tuple[list[ShardUnit], int]:
     """The shards that are not there yet, and how many tiles the others hold; a listing per store."""
     units, done = [], 0
     for source in sources:

@@ -10,9 +10,9 @@ import numpy as np
 
 from histogen.errors import SlideError
 from histogen.geometry import Extent, Mpp
+from histogen.manifest import SlideRecord
 from histogen.pipelines.tile.config import TileConfig
 from histogen.slides.base import BaseSlide, require_mpp
-from histogen.slides.find import SlideSource
 from histogen.store.tile_store import TileStore
 from histogen.tiles.grid import Grid, Placed
 
@@ -27,7 +27,7 @@ def store_paths(config: TileConfig, slide_id: str) -> list[Path]:
     return [config.out / f"mpp-{mpp}" / f"{slide_id}@{mpp}.zarr" for mpp in config.mpps]
 
 
-def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
+def files_beside(config: TileConfig, source: SlideRecord) -> dict[str, Path]:
     """Return the files, by setting, that say something of a slide."""
     found = {
         "annotations": source.annotations or _beside(source, config.annotations, AREAS),
@@ -37,7 +37,7 @@ def files_beside(config: TileConfig, source: SlideSource) -> dict[str, Path]:
     return {key: path for key, path in found.items() if path is not None}
 
 
-def _beside(source: SlideSource, where: Path | None, suffixes: Iterable[str]) -> Path | None:
+def _beside(source: SlideRecord, where: Path | None, suffixes: Iterable[str]) -> Path | None:
     """Return ``where`` when it is a file, else the slide's file in the folder ``where``, else None."""
     if where is None or not where.is_dir():
         return where
@@ -78,7 +78,7 @@ def grid_of(store: TileStore) -> Grid:
     return made(Extent(*slide["extent"]), Mpp(*slide["mpp"]), store.tile_px, grid["stride_px"], store.mpp, grid["edge"])
 
 
-def region_of_interest(config: TileConfig, source: SlideSource) -> Any:
+def region_of_interest(config: TileConfig, source: SlideRecord) -> Any:
     """Return the geometry (level-0 pixels) outside of which nothing of a slide is kept; None when there is none.
 
     Raises:
@@ -94,7 +94,7 @@ def region_of_interest(config: TileConfig, source: SlideSource) -> Any:
     return read_areas(areas)
 
 
-def listed_places(config: TileConfig, source: SlideSource, grid: Grid) -> np.ndarray | None:
+def listed_places(config: TileConfig, source: SlideRecord, grid: Grid) -> np.ndarray | None:
     """Return left and top, int64 [N, 2], of the tiles that the user's file lists; None when there is no such file.
 
     Raises:

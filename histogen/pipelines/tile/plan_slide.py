@@ -14,10 +14,10 @@ from histogen.config import UNRECORDED
 from histogen.errors import SlideError
 from histogen.files import write_atomic
 from histogen.geometry import Mpp
+from histogen.manifest import SlideRecord
 from histogen.pipelines.tile.config import COMMAND, TileConfig
 from histogen.pipelines.tile.places import build_grid, files_beside, listed_places, region_of_interest, store_paths
 from histogen.slides.base import BaseSlide, open_slide, require_mpp
-from histogen.slides.find import SlideSource
 from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import Column
 from histogen.store.tile_store import TileStore
@@ -35,7 +35,7 @@ PLACE_KEYS = frozenset({"slides", "annotations", "roi", "positions", "mpp", "geo
 class PlanUnit:
     """One slide to plan."""
 
-    source: SlideSource
+    source: SlideRecord
     config: TileConfig
     fingerprint: str
     label_names: tuple[str, ...]

@@ -10,40 +10,33 @@ import torch
 from pydantic import Field
 
 from histogen.compute.client import Compute
-from histogen.config import BulkConfig, ChosenTiles
-from histogen.diffusion.autoencoder import (
-    Autoencoder,
-    autoencoder_name,
-    check_tile_px,
-    downsampling,
-    latent_channels,
-    load_autoencoder,
-    run_folder,
-)
+from histogen.config import BulkConfig
+from histogen.diffusion.autoencoder import Autoencoder, check_tile_px, downsampling, latent_channels
+from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder, run_folder
 from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings
 from histogen.diffusion.hub import local_path, short_name
-from histogen.diffusion.loss import ObjectiveSettings, build_scheduler
-from histogen.diffusion.optim import OptimSettings
-from histogen.diffusion.sampling import SamplerSettings, build_sampler
+from histogen.diffusion.loss import build_scheduler
+from histogen.diffusion.sampling import build_sampler
+from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
 from histogen.pipelines.embed import ensure_embeddings
-from histogen.pipelines.heldout import HeldoutSettings, open_real, split_heldout
+from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
 from histogen.pipelines.train_eldm.latents import ensure_latents
 from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
+from histogen.pipelines.trainer import TrainerConfig, train
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.loop import fit
 from histogen.training.sampler import TileOrder
 
+COMMAND = "train-eldm"
 NUM_CONDITIONER = 20_000
 
 
-class TrainEldmConfig(BulkConfig, ChosenTiles):
+class TrainEldmConfig(BulkConfig, TrainerConfig):
     """Settings of ``train-eldm``."""
 
     encoder: str
@@ -63,19 +56,13 @@ class TrainEldmConfig(BulkConfig, ChosenTiles):
     """What labels, if any, made the weights of ``init``; recorded."""
     model: DenoiserSettings = DenoiserSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
-    optim: OptimSettings = OptimSettings()
     watch: WatchSettings = WatchSettings()
     sampler: SamplerSettings = SamplerSettings()
     """How previews are sampled, and what ``synthesize`` takes unless told otherwise."""
-    heldout: HeldoutSettings = HeldoutSettings()
     drop: float = Field(default=0.1, ge=0, le=1)
     """Probability of the null in place of the embedding; the group's published value."""
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     """Largest decay of the averaged weights; it warms up as (1 + step) / (10 + step)."""
-    checkpoint_every: int = Field(default=1000, ge=1)
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept."""
-    log_every: int = Field(default=20, ge=1)
 
 
 def run(config: TrainEldmConfig) -> Outcome:
@@ -83,8 +70,7 @@ def run(config: TrainEldmConfig) -> Outcome:
 
     Started by `torchrun`, the processes share every step; the first one does all else.
     """
-    device = processes.resolve_device(config.device)
-    with processes.process_group(device):
+    with processes.process_group(config.device) as device:
         return _run(config, device)
 
 
@@ -94,11 +80,11 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
     autoencoder = load_autoencoder(weights, device)
     encoder_card = load_encoder(config.encoder).card
     names = {"encoder": encoder_card.name, "autoencoder": autoencoder_name(autoencoder, weights)}
-    train, heldout = split_heldout(len(tiles), config.heldout, config.seed)
-    check_settings(config, tiles, autoencoder, len(train))
+    trained, heldout = split_heldout(len(tiles), config.heldout, config.seed)
+    check_settings(config, tiles, autoencoder, len(trained))
     unet = _initial(config, autoencoder, embedding_dim=encoder_card.dim, tile_px=tiles.tile_px)
     hashes = {"tiles": tiles.content_hash, **names}
-    processes.main_decides(lambda: claim_output(config, command="train-eldm", inputs=hashes))
+    processes.main_decides(lambda: claim_output(config, command=COMMAND, inputs=hashes))
     with processes.main_first():
         if processes.is_main():
             ensure_embeddings(
@@ -108,27 +94,16 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
     task = EldmTask(
         _settings(config),
         inputs,
-        _conditioner(config, tiles, names["encoder"], train),
+        _conditioner(config, tiles, names["encoder"], trained),
         autoencoder,
-        train,
+        trained,
         heldout,
         tiles=tiles,
         run_dir=config.out,
         device=device,
         unet=unet,
     )
-    last = fit(
-        task,
-        run_dir=config.out,
-        num_steps=config.optim.steps,
-        checkpoint_every=config.checkpoint_every,
-        keep=config.keep,
-        log_every=config.log_every,
-        resume=config.resume,
-        description="train-eldm",
-        items_per_step=config.optim.batch,
-        item_name="tiles",
-    )
+    last = train(config, task, command=COMMAND)
     supervision = _supervision(config, encoder_card.supervision)
     return _export(config, task, names, supervision, last)
 

@@ -18,15 +18,8 @@ import torch
 
 from histogen.compute.client import Compute
 from histogen.compute.run import MapReport, run_units
-from histogen.diffusion.autoencoder import (
-    NUM_DIHEDRAL,
-    Autoencoder,
-    autoencoder_name,
-    dihedral,
-    encode_moments,
-    load_autoencoder,
-    to_signal,
-)
+from histogen.diffusion.autoencoder import NUM_DIHEDRAL, Autoencoder, dihedral, encode_moments, to_signal
+from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.errors import StoreError
 from histogen.store.tile_set import TileSet

@@ -26,26 +26,23 @@ from histogen.diffusion.autoencoder import (
     to_signal,
 )
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings, attend_fast, build_denoiser
+from histogen.diffusion.denoiser import attend_fast, build_denoiser
 from histogen.diffusion.loss import (
     NUM_TIMESTEPS,
     Objective,
-    ObjectiveSettings,
     build_scheduler,
     by_noise_level,
     per_sample_error,
     sample_timesteps,
 )
-from histogen.diffusion.optim import OptimSettings, apply_gradients, build_optimizer
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.pipeline import EldmPipeline
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, OptimSettings, SamplerSettings
 from histogen.encoders.base import Encoder
+from histogen.pipelines.trainer import Pace
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
-from histogen.training.sampler import TileOrder
-from histogen.training.schedules import Cosine
 
 PREVIEW_MICRO_BATCH = 8
 
@@ -139,7 +136,7 @@ class EldmTask:
         device: torch.device,
         unet: Any = None,
     ) -> None:
-        self.settings, self.inputs, self.train, self.device = settings, inputs, train, device
+        self.settings, self.inputs, self.device = settings, inputs, device
         self.tiles, self.run_dir, self.autoencoder = tiles, run_dir, autoencoder
         self.heldout = heldout[: settings.watch.heldout_tiles]
         self.conditioner = conditioner.to(device)
@@ -149,25 +146,19 @@ class EldmTask:
         self.unet = self.unet.to(device).train()
         attend_fast(self.unet, device)
         self.ema = EMAModel(self.unet.parameters(), decay=settings.ema_decay)
-        self.optimizer = build_optimizer(self.unet, settings.optim)
-        optim = settings.optim
-        self.lr = Cosine(optim.lr, optim.final_lr, optim.steps, min(optim.warmup, optim.steps // 5))
-        self.order = TileOrder(len(train), optim.batch, derive_seed(settings.seed, "order"))
+        self.pace = Pace(self.unet, train, settings.optim, settings.seed)
         self.objective = Objective(settings.objective, device)
         self.mean, self.std = latent_statistics(autoencoder, torch.zeros(1, device=device))
 
     def step(self, step: int) -> Mapping[str, float]:
         """Do one optimiser step; every so often measure the held-out loss and draw a preview."""
-        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "step", step))
-        indices = self.train[self.order.batch(step)]
+        indices, generator, own = self.pace.begin(step)
         variants = torch.randint(8, (len(indices),), generator=generator).numpy()
         shape = (len(indices), self.inputs.latent_channels, self.inputs.latent_px, self.inputs.latent_px)
         draw = torch.randn(shape, generator=generator)
         dropped = torch.rand(len(indices), generator=generator) < self.settings.drop
         noise = torch.randn(shape, generator=generator)
         timesteps = sample_timesteps(len(indices), generator=generator)
-        # drawn for the whole batch, then shared out: any number of processes does the same step
-        own = processes.share_of(len(indices), passes=self.settings.optim.accumulate)
         latents, conditioning = self._prepare(indices[own], variants[own], draw[own])
         conditioning = self.conditioner.drop(conditioning, dropped[own].to(self.device))
         metrics = self._train(latents, noise[own].to(self.device), timesteps[own].to(self.device), conditioning, step)
@@ -195,8 +186,7 @@ class EldmTask:
             errors.append(error.detach())
         error, weights, timesteps = (processes.gather_rows(t) for t in (torch.cat(errors), weights, timesteps))
         loss = float((weights * error).mean())
-        norm = apply_gradients(self.optimizer, self.unet, loss, lr=self.lr(step), clip=optim.clip)
-        return {"loss": loss, "gradient_norm": norm, **by_noise_level(error, timesteps)}
+        return {"loss": loss, "gradient_norm": self.pace.update(loss, step), **by_noise_level(error, timesteps)}
 
     def _errors(self, latents: Tensor, noise: Tensor, timesteps: Tensor, conditioning: Tensor) -> Tensor:
         noised = self.objective.add_noise(latents, noise, timesteps)
@@ -261,7 +251,7 @@ class EldmTask:
         return {
             "unet": self.unet.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.pace.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -269,4 +259,4 @@ class EldmTask:
         self.unet.load_state_dict(state["unet"])
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.device)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.pace.optimizer.load_state_dict(state["optimizer"])

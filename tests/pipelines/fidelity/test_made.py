@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from histogen.diffusion.pipeline import load_pipeline
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.evaluation.fidelity import frechet_distance

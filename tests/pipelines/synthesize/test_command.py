@@ -13,7 +13,7 @@ import torch
 
 from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import load_pipeline
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError, StoreError
 from histogen.pipelines.synthesize import command as synthesize
 from histogen.pipelines.synthesize.command import SynthesizeConfig, run

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from histogen.compute.client import Compute
-from histogen.diffusion.autoencoder import dihedral, encode_moments, load_autoencoder, to_signal
+from histogen.diffusion.autoencoder import dihedral, encode_moments, to_signal
+from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.encoders.registry import load_encoder
