@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    execute,
+    with_key,
+)
 
 NAME = "benchmark"
 
@@ -18,6 +31,7 @@ def command(
         list[str] | None, typer.Option(metavar="[NAME=]E", help="An encoder to judge; repeatable.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables go.")] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -34,6 +48,7 @@ def command(
     from histogen.pipelines import benchmark as pipeline
 
     execute(
-        pipeline.BenchmarkConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoders=encoder, out=out,
+        pipeline.BenchmarkConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoders=with_key(encoder,
+        checkpoint_key), out=out,
         seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip

@@ -42,9 +42,37 @@ Scheduler = Annotated[
     str | None,
     typer.Option(metavar="tcp://…", help="Address of a running Dask scheduler.", rich_help_panel="Bulk"),
 ]
+CheckpointKey = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-key",
+        metavar="KEY",
+        show_default=False,
+        help="Which weights of a file that holds several; the teacher's or averaged ones by default.",
+    ),
+]
 Tiles = Annotated[
     list[Path] | None, typer.Argument(metavar="TILES…", help="Tile stores, folders of them, or manifests.")
 ]
+
+
+E = TypeVar("E", str, list[str])
+
+
+def with_key(specs: E | None, key: str | None) -> E | None:
+    """Return encoders (``FILE`` or ``NAME=FILE``) with the key of the weights that are meant.
+
+    Raises:
+        ConfigError: there is a key and no encoder on the command line to belong to.
+    """
+    from histogen.errors import ConfigError
+
+    if key is None:
+        return specs
+    if not specs:
+        raise ConfigError(f"--checkpoint-key {key} belongs to no encoder here; in a config, write FILE#{key}")
+    return f"{specs}#{key}" if isinstance(specs, str) else [f"{spec}#{key}" for spec in specs]
+
 
 C = TypeVar("C", bound="StageConfig")
 

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    execute,
+    with_key,
+)
 
 NAME = "embed"
 
@@ -16,6 +29,7 @@ def command(
     encoder: Annotated[
         str | None, typer.Option(metavar="E", help="A run folder, timm:NAME, or timm:NAME@weights.safetensors.")
     ] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -32,6 +46,7 @@ def command(
     from histogen.pipelines import embed as pipeline
 
     execute(
-        pipeline.EmbedConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=encoder, seed=seed,
+        pipeline.EmbedConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
+        checkpoint_key), seed=seed,
         device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    execute,
+    with_key,
+)
 
 NAME = "fidelity"
 
@@ -28,6 +41,7 @@ def command(
         typer.Option(metavar="RUN", help="The train-eldm run that made them: adds pictures and unconditional tiles."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables and the page go.")] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -45,6 +59,7 @@ def command(
 
     execute(
         pipeline.FidelityConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
-        held_out=held_out, encoders=encoder, eldm=eldm, out=out, seed=seed, device=device, resume=resume,
+        held_out=held_out, encoders=with_key(encoder, checkpoint_key), eldm=eldm, out=out, seed=seed, device=device,
+        resume=resume,
         overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip

@@ -192,7 +192,7 @@ def _export(
     finish_output(
         config.out, encoder=card.name, method=method_of(config), steps=num_steps, tiles=len(tiles),
         seconds=seconds, timed_steps=task.num_done,  # since the last start: a resumed run does not know its past's
-        tiles_per_second=task.num_done * config.optim.batch / max(seconds, 1e-9),
+        tiles_per_second=task.num_done * config.optim.batch / max(seconds, 1e-9), processes=processes.world_size(),
         weights_sha256=weights_sha256(task.teacher.backbone.state_dict()), mean=list(normalisation.mean),
         std=list(normalisation.std), collapse_step=task.watch.named_at or None, **results,
     )  # fmt: skip

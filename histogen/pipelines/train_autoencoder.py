@@ -165,7 +165,7 @@ def _export(
     model.save_pretrained(out / "autoencoder")
     name = autoencoder_name(model, out / "autoencoder")
     write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))
-    finish_output(out, name=name, supervision="none", heldout=scores, training=last)
+    finish_output(out, name=name, supervision="none", heldout=scores, training=last, processes=processes.world_size())
     return Outcome(
         out,
         f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",

@@ -105,7 +105,7 @@ class DinoTask:
 
     def step(self, step: int) -> dict[str, float]:
         """Do one step, and return its metrics."""
-        torch.manual_seed(derive_seed(self.seed, "step", step, processes.rank()))  # drop path
+        torch.manual_seed(derive_seed(self.seed, "step", step, processes.rank()))  # dropout, where asked for
         self.student.train()
         batch, parts = self.read(step), self.settings.optim.accumulate
         set_rates(self.optimizer, lr=self.schedules.lr(step), weight_decay=self.schedules.weight_decay(step))
@@ -172,6 +172,7 @@ class DinoTask:
                 extra = [] if views.partners is None else [views.partners]
                 outputs, seen_by_teacher, patches = self.teacher([views.globals, *extra], views.masks, hide=False)
             crops = [views.globals, views.interpolated, views.locals, views.interpolated_locals]
+            self.student.masks_of = (derive_seed(self.seed, "step", step), batch.positions)
             student, features, hidden = self._parallel([crop for crop in crops if crop is not None], views.masks)
         raw, found = outputs[0], dict(zip((k for k, c in enumerate(crops) if c is not None), student, strict=True))
         own = torch.cat([found[0], found[2]]) if 2 in found else found[0]

@@ -18,8 +18,8 @@ from histogen.training.journal import read_journal
 
 SETTINGS = {
     "model": {
-        "name": "vit_tiny_patch16_224", "drop_path": 0.0,
-        "arguments": {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+        "name": "vit_tiny_patch16_224", "drop_path": 0.4,
+        "arguments": {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
         "prototypes": 32, "head_hidden": 32, "head_bottleneck": 16,
     },
     "crops": {"global_px": 16, "local_px": 8, "num_local": 2},

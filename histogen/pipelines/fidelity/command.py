@@ -37,7 +37,9 @@ from histogen.pipelines.precision import run_precision
 from histogen.progress import Bar, progress_bar
 from histogen.report.fidelity import CopyPair, fidelity_table, fidelity_text, write_fidelity_page
 from histogen.report.page import Section
+from histogen.store.layout import TILES
 from histogen.store.tile_set import TileSet, open_tiles
+from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
 
 JSON_NAME, PAGE_NAME, TABLE_NAME = "fidelity.json", "fidelity.html", "fidelity.md"
@@ -236,7 +238,8 @@ def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:
     real = open_tiles(config.tiles)
     train = real.where(config.train_where) if config.train_where else real
     held_out = open_tiles(config.held_out, where=config.held_out_where or None)
-    both = set(train.ids()) & set(held_out.ids())
+    kept = _known_ids(held_out, real)
+    both = set(train.ids()) & kept
     if both:
         raise ConfigError(
             f"{len(both)} held-out tiles are training tiles too (one is {min(both)}); "
@@ -251,9 +254,38 @@ def _open(config: FidelityConfig, folders: dict[str, str]) -> _Sets:
                 f"tiles of {real.tile_px} px, held-out ones of {held_out.tile_px} px and '{folders[name]}' of "
                 f"{tiles.tile_px} px cannot be compared: the size of detail would tell them apart; make them alike"
             )
-        _rows_in(real, tiles, "source")
-        _partner_rows(real, tiles)
+        _check_made_from_others(folders[name], kept, real, tiles)
     return _Sets(real, train, held_out, synthetic)
+
+
+def _known_ids(held_out: TileSet, real: TileSet) -> set[str]:
+    """Return the ids of the held-out tiles; those of a store that is a copy of one in ``real``, by that one's name."""
+    by_bytes = {_shard_digests(store): store.store_id for store in real.stores}
+    names = {store.store_id: by_bytes.get(_shard_digests(store), store.store_id) for store in held_out.stores}
+    return {f"{names[name]}:{index}" for name, _, index in (identity.rpartition(":") for identity in held_out.ids())}
+
+
+def _shard_digests(store: TileStore) -> tuple[str, ...]:
+    return tuple(str(note["sha256"]) for note in store.ledger.notes(TILES).values())
+
+
+def _check_made_from_others(folder: str, held_out: set[str], real: TileSet, synthetic: TileSet) -> None:
+    """Refuse synthetic tiles whose sources are among the held-out tiles: near them they are by their making.
+
+    Raises:
+        ConfigError: some are.
+        StoreError: a source is not among ``real``.
+    """
+    sources, partners = _rows_in(real, synthetic, "source"), _partner_rows(real, synthetic)
+    ids = np.array(real.ids())
+    for role, rows in (("sources", sources), ("partners", partners[partners >= 0])):
+        own = sorted(set(ids[np.unique(rows)].tolist()) & held_out)
+        if own:
+            raise ConfigError(
+                f"'{folder}' was made from {len(own)} of the held-out tiles (one of its {role} is {own[0]}), so they "
+                "judge nothing; give held-out tiles that none was made from, or synthesize from the training tiles "
+                "only (--set where={split: train})"
+            )
 
 
 def _embed_all(config: FidelityConfig, folders: Sequence[str], specs: Sequence[str], precision: Precision) -> None:

@@ -147,6 +147,7 @@ def _export(
             supervision=supervision,
             heldout=heldout,
             training=last,
+            processes=processes.world_size(),
             weights_sha256=pipeline.weights_sha256(),
             sampler=config.sampler.model_dump(mode="json"),
         )

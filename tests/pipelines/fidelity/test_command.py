@@ -86,6 +86,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_tiles_are_not_judged_by_their_own_sources(folder: Path) -> None:
+    """Held out from training, as ``train_where`` says, but synthesised from; and the same tiles by another name."""
+    made = r"generative' was made from 120 of the held-out tiles \(one of its sources is real:0\)"
+    with pytest.raises(ConfigError, match=made):
+        fidelity.run(config(folder, train_where={"split": "test"}, held_out_where={"split": "train"}))
+    split = {"split": Column.categorical(["train"] * 120 + ["test"] * 60)}
+    write(folder / "copy.zarr", tissue(180, 1), "slide", split)
+    copied = config(
+        folder, train_where={"split": "test"}, held_out=[folder / "copy.zarr"], held_out_where={"split": "train"}
+    )
+    with pytest.raises(ConfigError, match=made):
+        fidelity.run(copied)
+    assert not (folder / "out").exists()
+
+
 def config(folder: Path, **changes: object) -> FidelityConfig:
     values = {
         "tiles": [folder / "real.zarr"], "train_where": {"split": "train"}, "held_out": [folder / "real.zarr"],
