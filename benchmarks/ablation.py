@@ -18,7 +18,7 @@ from typing import Any
 from histogen.config import load_config
 from histogen.errors import HistogenError
 from histogen.pipelines import benchmark, pretrain
-from histogen.pipelines.pretrain import PretrainConfig
+from histogen.pipelines.pretrain.command import PretrainConfig
 
 ROWS = {
     "DINO": (),

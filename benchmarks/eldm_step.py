@@ -33,7 +33,7 @@ from histogen.diffusion.settings import (
     SamplerSettings,
 )
 from histogen.encoders.registry import load_encoder
-from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.embed.command import ensure_embeddings
 from histogen.pipelines.train_eldm.latents import ensure_latents
 from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.store.tile_set import TileSet

@@ -23,10 +23,10 @@ from common import machine, textured_tiles, write_store
 
 from histogen.config import load_config
 from histogen.pipelines import pretrain, train_autoencoder
-from histogen.pipelines.pretrain import PretrainConfig
+from histogen.pipelines.pretrain.command import PretrainConfig
 from histogen.pipelines.synthesize import command as synthesize
 from histogen.pipelines.synthesize.command import SynthesizeConfig
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
 from histogen.pipelines.train_eldm import command as train_eldm
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.ssl.augment import Normalisation, make_views

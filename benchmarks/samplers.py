@@ -27,7 +27,7 @@ from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.evaluation.fidelity import frechet_distance
-from histogen.pipelines.embed import embed_images
+from histogen.pipelines.embed.command import embed_images
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet

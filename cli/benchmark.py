@@ -18,7 +18,8 @@ from .common import (
     Seed,
     Tiles,
     Workers,
-    execute,
+    build_config,
+    finish,
     with_key,
 )
 
@@ -45,10 +46,13 @@ def command(
 
     Example: histogen benchmark tiles/ --encoder DINO=runs/dino --encoder Gen-DINO=runs/gen-dino --out benchmark/
     """
-    from histogen.pipelines import benchmark as pipeline
+    from histogen.pipelines.benchmark.config import BenchmarkConfig
 
-    execute(
-        pipeline.BenchmarkConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoders=with_key(encoder,
+    given = build_config(
+        BenchmarkConfig, file=config, overrides=set_, tiles=tiles, encoders=with_key(encoder,
         checkpoint_key), out=out,
         seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.benchmark import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

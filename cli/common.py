@@ -86,14 +86,22 @@ def execute(
     **flags: Any,
 ) -> None:
     """Build the config, run the stage, print its summary and failures, and exit with its code."""
+    finish(run(build_config(config_class, file=file, overrides=overrides, **flags)))
+
+
+def build_config(config_class: type[C], *, file: Path | None, overrides: list[str] | None, **flags: Any) -> C:
+    """Return the config that file, overrides and flags say; what is wrong is said before torch is imported.
+
+    Raises:
+        ConfigError: a file, key or value cannot be used.
+    """
     from histogen.config import load_config
     from histogen.errors import ConfigError
 
     if flags.get("resume") and flags.get("overwrite"):
         raise ConfigError("--resume and --overwrite were both given; --overwrite would delete what --resume continues")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != []}
-    config = load_config(config_class, file=file, overrides=overrides or (), flags=given)
-    finish(run(config))
+    return load_config(config_class, file=file, overrides=overrides or (), flags=given)
 
 
 def finish(outcome: Outcome) -> None:

@@ -17,7 +17,8 @@ from .common import (
     Seed,
     Tiles,
     Workers,
-    execute,
+    build_config,
+    finish,
     with_key,
 )
 
@@ -43,10 +44,13 @@ def command(
 
     Example: histogen embed tiles/ --encoder runs/dino --workers 4
     """
-    from histogen.pipelines import embed as pipeline
+    from histogen.pipelines.embed.config import EmbedConfig
 
-    execute(
-        pipeline.EmbedConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
+    given = build_config(
+        EmbedConfig, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
         checkpoint_key), seed=seed,
         device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.embed import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

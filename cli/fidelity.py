@@ -18,7 +18,8 @@ from .common import (
     Seed,
     Tiles,
     Workers,
-    execute,
+    build_config,
+    finish,
     with_key,
 )
 
@@ -55,11 +56,14 @@ def command(
 
     Example: histogen fidelity tiles/ --synthetic generative/ --held-out test-tiles/ --encoder runs/dino --out fidelity/
     """
-    from histogen.pipelines.fidelity import command as pipeline
+    from histogen.pipelines.fidelity.config import FidelityConfig
 
-    execute(
-        pipeline.FidelityConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
+    given = build_config(
+        FidelityConfig, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
         held_out=held_out, encoders=with_key(encoder, checkpoint_key), eldm=eldm, out=out, seed=seed, device=device,
         resume=resume,
         overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.fidelity import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

@@ -18,7 +18,8 @@ from .common import (
     Seed,
     Tiles,
     Workers,
-    execute,
+    build_config,
+    finish,
     with_key,
 )
 
@@ -48,11 +49,14 @@ def command(
 
     Example: histogen train-eldm tiles/ --encoder runs/dino --autoencoder runs/autoencoder --out runs/eldm
     """
-    from histogen.pipelines.train_eldm import command as pipeline
+    from histogen.pipelines.train_eldm.config import TrainEldmConfig
 
-    execute(
-        pipeline.TrainEldmConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
+    given = build_config(
+        TrainEldmConfig, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
         checkpoint_key),
         autoencoder=autoencoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
         workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.train_eldm import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

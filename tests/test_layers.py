@@ -161,6 +161,42 @@ def test_the_library_never_knows_of_the_command_line() -> None:
             assert not any(name.startswith("histogen.cli") for name in _imports(file)), file
 
 
+def test_a_mistake_in_a_config_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    """Every command in one process, which at its end must not have what takes seconds to import."""
+    (tmp_path / "key.yaml").write_text("no_such_key: 1\n")
+    (tmp_path / "stage.yaml").write_text("slides: [none]\nout: none\npretrain: {no_such_key: 1}\n")
+    names = {file.stem.replace("_", "-") for file in (ROOT / "cli").glob("*.py")}
+    names -= {"--init--", "main", "common", "inspect"}  # inspect has no config
+    calls = [
+        [name, *(["folder"] if name == "import-images" else []), *([] if name == "run" else ["--config"]), file]
+        for name in sorted(names)
+        for file in ("key.yaml", "none.yaml")
+    ]
+    code = """
+import sys
+from histogen.cli.main import main
+for call in {calls}:
+    sys.argv = ["histogen", *call]
+    try:
+        main()
+    except SystemExit as stop:
+        sys.stderr.write(f"{{stop.code}} {{call}}\\n")
+print(*[name for name in ("torch", "diffusers", "timm", "zarr", "dask", "tiatoolbox") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(calls=[*calls, ["run", "stage.yaml"]])],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    said = done.stderr.splitlines()
+    assert len(names) == 14
+    for call, sentence, code_line in zip([*calls, ["run", "stage.yaml"]], said[::2], said[1::2], strict=True):
+        missing = call[-1] == "none.yaml"
+        assert ("'none.yaml' does not exist" if missing else "unknown key 'no_such_key'") in sentence, call
+        assert code_line == f"2 {call}"
+    assert done.stdout.split() == []
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

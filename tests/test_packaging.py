@@ -52,15 +52,15 @@ def test_the_version_is_one() -> None:
 
 
 COMMANDS = {
-    "tile": "tile.command:TileConfig",
+    "tile": "tile.config:TileConfig",
     "import-images": "import_images:ImportImagesConfig",
-    "pretrain": "pretrain:PretrainConfig",
-    "embed": "embed:EmbedConfig",
-    "train-autoencoder": "train_autoencoder:TrainAutoencoderConfig",
-    "train-eldm": "train_eldm.command:TrainEldmConfig",
-    "synthesize": "synthesize.command:SynthesizeConfig",
-    "benchmark": "benchmark:BenchmarkConfig",
-    "fidelity": "fidelity.command:FidelityConfig",
+    "pretrain": "pretrain.config:PretrainConfig",
+    "embed": "embed.config:EmbedConfig",
+    "train-autoencoder": "train_autoencoder.config:TrainAutoencoderConfig",
+    "train-eldm": "train_eldm.config:TrainEldmConfig",
+    "synthesize": "synthesize.config:SynthesizeConfig",
+    "benchmark": "benchmark.config:BenchmarkConfig",
+    "fidelity": "fidelity.config:FidelityConfig",
     "export": "export:ExportConfig",
     "run": "run.command:RunConfig",
 }

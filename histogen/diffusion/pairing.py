@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
-from histogen.diffusion.settings import AlphaSettings
+from histogen.diffusion.settings import AlphaSettings, Pairing
 from histogen.errors import ConfigError
 from histogen.seeds import derive_seed, numpy_rng
-
-Pairing = Literal["matching", "arbitrary", "neighbours"]
 
 
 def draw_alpha(settings: AlphaSettings, seed: int, tile_id: str, copy: int) -> float:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from histogen.config import Precision, Settings
 
+Pairing = Literal["matching", "arbitrary", "neighbours"]
 Injection = Literal["token", "k_tokens", "time_add", "adaln"]
 SamplerName = Literal["dpmpp_2m", "ddim", "unipc", "heun", "flow_euler"]
 

@@ -6,30 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
-from histogen.config import ChosenTiles, Precision, StageConfig
+from histogen.config import Precision
 from histogen.diffusion.optim import apply_gradients, build_optimizer, build_scaler
 from histogen.diffusion.settings import OptimSettings
-from histogen.pipelines.heldout import HeldoutSettings
+from histogen.pipelines.trainer_config import TrainerConfig
 from histogen.seeds import derive_seed
 from histogen.training import processes
 from histogen.training.loop import Task, fit
 from histogen.training.precision import autocast
 from histogen.training.sampler import TileOrder
 from histogen.training.schedules import Cosine
-
-
-class TrainerConfig(StageConfig, ChosenTiles):
-    """Settings that both trainings have."""
-
-    optim: OptimSettings = OptimSettings()
-    heldout: HeldoutSettings = HeldoutSettings()
-    checkpoint_every: int = Field(default=1000, ge=1)
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints kept."""
-    log_every: int = Field(default=20, ge=1)
 
 
 class Pace:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from histogen.errors import ConfigError, EncoderError, HistogenError, OutputExistsError, StoreError
-from histogen.pipelines import train_autoencoder
 from histogen.pipelines.synthesize import command as synthesize
 from histogen.pipelines.synthesize.command import SynthesizeConfig
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
 from histogen.pipelines.train_eldm import command as train_eldm
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.store.jpeg import encode_jpeg

@@ -18,8 +18,8 @@ from histogen.encoders.base import Encoder, EncoderCard
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError
-from histogen.pipelines import embed
-from histogen.pipelines.embed import EmbedConfig, ensure_embeddings
+from histogen.pipelines.embed import command as embed
+from histogen.pipelines.embed.command import EmbedConfig, ensure_embeddings
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
@@ -136,7 +136,7 @@ def test_bytes_do_not_depend_on_where_and_in_what_order_shards_are_made(
     script = f"""
 import sys, time
 from pathlib import Path
-from histogen.pipelines import embed
+from histogen.pipelines.embed import command as embed
 inner = embed.embed_images
 embed.embed_images = lambda *a, **k: (time.sleep(0.3), inner(*a, **k))[1]
 embed.run(embed.EmbedConfig(tiles=[Path({str(killed.path)!r})], encoder={encoder!r}, batch=4))

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from histogen.errors import ConfigError
-from histogen.pipelines import embed
-from histogen.pipelines.embed import EmbedConfig
+from histogen.pipelines.embed import command as embed
+from histogen.pipelines.embed.command import EmbedConfig
 from histogen.pipelines.synthesize.command import SynthesizeConfig
 from histogen.pipelines.synthesize.command import run as synthesize
-from histogen.pipelines.train_autoencoder import AutoencoderTask, TrainAutoencoderConfig
-from histogen.pipelines.train_autoencoder import run as train_autoencoder
+from histogen.pipelines.train_autoencoder.command import AutoencoderTask, TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder.command import run as train_autoencoder
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.pipelines.train_eldm.command import run as train_eldm
 from histogen.store.tile_set import TileSet

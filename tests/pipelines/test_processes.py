@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from histogen.errors import ConfigError
-from histogen.pipelines import train_autoencoder
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
 from histogen.pipelines.train_eldm import command as train_eldm
 from histogen.training.journal import read_journal
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCRIPT = """
 import sys
-from histogen.pipelines import train_autoencoder
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
 from histogen.pipelines.train_eldm import command as train_eldm
 for module, config, values in ((train_autoencoder, train_autoencoder.TrainAutoencoderConfig, sys.argv[1]),
                                (train_eldm, train_eldm.TrainEldmConfig, sys.argv[2])):

@@ -16,7 +16,7 @@ from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.reconstruction import psnr
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig, run
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig, run
 from histogen.store.tile_set import TileSet
 
 from .conftest import TINY_AUTOENCODER
@@ -63,7 +63,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     run(config(sources, tmp_path / "whole"))
     cut = config(sources, tmp_path / "cut")
     source = (
-        "from histogen.pipelines.train_autoencoder import *\n"
+        "from histogen.pipelines.train_autoencoder.command import *\n"
         f"run(TrainAutoencoderConfig.model_validate_json({cut.model_dump_json()!r}))"
     )
     kill_when(source, (tmp_path / "cut" / "checkpoints" / "step-00000002.json").exists)

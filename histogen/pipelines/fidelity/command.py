@@ -11,25 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 import histogen
-from histogen.config import BulkConfig, Precision
+from histogen.config import Precision
 from histogen.diffusion.conditioning import slerp
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation import memorisation
-from histogen.evaluation.compare import (
-    FidelitySettings,
-    copy_figures,
-    distribution_figures,
-    drawn_rows,
-    nearest_other,
-    source_figures,
-)
+from histogen.evaluation.compare import copy_figures, distribution_figures, drawn_rows, nearest_other, source_figures
+from histogen.evaluation.settings import FidelitySettings
 from histogen.files import write_atomic
-from histogen.pipelines.benchmark import named_specs
-from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.benchmark.command import named_specs
+from histogen.pipelines.embed.command import ensure_embeddings
+from histogen.pipelines.fidelity.config import FidelityConfig
 from histogen.pipelines.fidelity.made import Maker, made_sections, unconditional_embeddings
 from histogen.pipelines.fidelity.samples import samples_section
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
@@ -45,29 +39,6 @@ from histogen.training.processes import resolve_device
 JSON_NAME, PAGE_NAME, TABLE_NAME = "fidelity.json", "fidelity.html", "fidelity.md"
 MAX_PAIRS = 12
 TILES_PER_READ = 256
-
-
-class FidelityConfig(BulkConfig):
-    """Which synthetic sets, against which real tiles, seen by which encoders."""
-
-    tiles: list[Path] = Field(min_length=1)
-    """The real tiles that the E-LDM was trained on and the synthetic tiles were made from."""
-    train_where: dict[str, Any] = {}
-    """Which of ``tiles`` trained it, by column, for example ``{split: train}``; all of them by default."""
-    held_out: list[Path] = Field(min_length=1)
-    """Real tiles that it was not trained on; may be the same stores when ``train_where`` tells them apart."""
-    held_out_where: dict[str, Any] = {}
-    """Which of ``held_out`` to take, for example ``{split: test}``."""
-    synthetic: list[str] = Field(min_length=1)
-    """Folders of ``synthesize``, as ``DIR`` or ``NAME=DIR``."""
-    encoders: list[str] = Field(min_length=1)
-    """Encoders that look at the tiles, as ``SPEC`` or ``NAME=SPEC``; more than one is wise."""
-    eldm: Path | None = None
-    """The ``train-eldm`` run that made the synthetic tiles: the page then shows tiles made on the spot, and
-    unconditional tiles are a baseline."""
-    precision: Precision = "auto"
-    """Arithmetic of encoders, where embeddings are missing; auto is bfloat16 where the hardware multiplies it."""
-    compare: FidelitySettings = FidelitySettings()
 
 
 @dataclass(frozen=True)

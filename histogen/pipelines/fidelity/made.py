@@ -20,7 +20,7 @@ from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
 from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.errors import ConfigError, StoreError
-from histogen.pipelines.embed import embed_images
+from histogen.pipelines.embed.command import embed_images
 from histogen.pipelines.precision import rows_precision, tiles_precision
 from histogen.progress import progress_bar
 from histogen.report.page import Section

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,20 +97,28 @@ def chain(config: RunConfig) -> list[Stage]:
         add("labelled", "import_images", "ImportImagesConfig", shared, folder=config.labelled, out=judged[0])
     dino, gen_dino = out / "dino", out / "gen-dino"
     autoencoder, eldm = out / "autoencoder", out / "eldm"
-    add("dino", "pretrain", "PretrainConfig", config.pretrain, tiles=tiles, out=dino)
-    add("embed", "embed", "EmbedConfig", config.embed, tiles=tiles, encoder=str(dino))
-    add("autoencoder", "train_autoencoder", "TrainAutoencoderConfig", config.train_autoencoder, tiles=tiles,
+    add("dino", "pretrain.command", "PretrainConfig", config.pretrain, tiles=tiles, out=dino)
+    add("embed", "embed.command", "EmbedConfig", config.embed, tiles=tiles, encoder=str(dino))
+    add("autoencoder", "train_autoencoder.command", "TrainAutoencoderConfig", config.train_autoencoder, tiles=tiles,
         out=autoencoder)  # fmt: skip
     add("eldm", "train_eldm.command", "TrainEldmConfig", config.train_eldm, tiles=tiles, encoder=str(dino),
         autoencoder=str(autoencoder), out=eldm)  # fmt: skip
     for kind in SYNTHETIC:
         add(kind, "synthesize.command", "SynthesizeConfig", config.synthesize, tiles=tiles, eldm=eldm, kind=kind,
             out=out / kind)  # fmt: skip
-    add("gen-dino", "pretrain", "PretrainConfig", {**config.pretrain, **config.gen_pretrain}, tiles=tiles,
+    add("gen-dino", "pretrain.command", "PretrainConfig", {**config.pretrain, **config.gen_pretrain}, tiles=tiles,
         generative=out / "generative", interpolated=out / "interpolated", out=gen_dino)  # fmt: skip
-    add("benchmark", "benchmark", "BenchmarkConfig", config.benchmark, tiles=judged,
+    add("benchmark", "benchmark.command", "BenchmarkConfig", config.benchmark, tiles=judged,
         encoders=[f"DINO={dino}", f"Gen-DINO={gen_dino}"], out=out / "benchmark")  # fmt: skip
     return stages
+
+
+def config_class_of(stage: Stage) -> type[Any]:
+    """Return the class of a stage's config; in a room of several files it has its own, without torch."""
+    room, _, file = stage.module.rpartition(".")
+    module = f"{room}.config" if file == "command" else stage.module
+    found: type[Any] = getattr(importlib.import_module(f"histogen.pipelines.{module}"), stage.config_class)
+    return found
 
 
 def stage_config(stage: Stage, config: RunConfig, config_class: type[Any]) -> Any:

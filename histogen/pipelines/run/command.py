@@ -13,7 +13,15 @@ from histogen.config import StageConfig, changed_keys
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_claimed, is_complete, read_config
-from histogen.pipelines.run.chain import RunConfig, Stage, StageRecord, chain, find_config, stage_config
+from histogen.pipelines.run.chain import (
+    RunConfig,
+    Stage,
+    StageRecord,
+    chain,
+    config_class_of,
+    find_config,
+    stage_config,
+)
 from histogen.pipelines.run.report import write_chain_report
 from histogen.store.tile_set import open_tiles
 
@@ -21,7 +29,13 @@ __all__ = ["RunConfig", "find_config", "run"]
 
 
 def run(config: RunConfig) -> Outcome:
-    """Run every stage that is not done, then write the report."""
+    """Run every stage that is not done, then write the report.
+
+    Raises:
+        ConfigError: a setting of the chain or of one of its stages cannot be used; said before anything is made.
+    """
+    for stage in chain(config):
+        stage_config(stage, config, config_class_of(stage))
     _claim(config)
     console = Console(stderr=True)
     records = {record.name: record for record in _read_records(config.out)}
@@ -43,8 +57,7 @@ def run_stage(stage: Stage, config: RunConfig, *, earlier: StageRecord | None) -
     """Run one stage unless it is done with the same settings."""
     if stage.needs_labels and not open_tiles(stage.given["tiles"]).has_column("label"):
         return StageRecord(stage.name, 0.0, "not run: the tiles have no labels; pass --set labelled=FOLDER")
-    pipeline = importlib.import_module(f"histogen.pipelines.{stage.module}")
-    built = stage_config(stage, config, getattr(pipeline, stage.config_class))
+    built = stage_config(stage, config, config_class_of(stage))
     has_output = "out" in stage.given
     if has_output and is_complete(built.out):
         _check_unchanged(stage.name, built)
@@ -52,7 +65,7 @@ def run_stage(stage: Stage, config: RunConfig, *, earlier: StageRecord | None) -
             return StageRecord(earlier.name, earlier.seconds, earlier.summary, earlier.failures, skipped=True)
     start = time.monotonic()
     go_on = built.model_copy(update={"resume": not has_output or built.out.exists()})
-    outcome = pipeline.run(go_on)
+    outcome = importlib.import_module(f"histogen.pipelines.{stage.module}").run(go_on)
     return StageRecord(stage.name, time.monotonic() - start, outcome.summary, outcome.failures)
 
 

@@ -26,7 +26,7 @@ from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
 from histogen.files import write_atomic
-from histogen.pipelines.embed import embed_images, ensure_embeddings
+from histogen.pipelines.embed.command import embed_images, ensure_embeddings
 from histogen.pipelines.heldout import open_real
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.precision import run_precision, tiles_precision

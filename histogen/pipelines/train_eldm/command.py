@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from histogen.compute.client import Compute
-from histogen.config import BulkConfig, Precision
+from histogen.config import Precision
 from histogen.diffusion.autoencoder import Autoencoder, check_tile_px, downsampling, latent_channels
 from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder, run_folder
 from histogen.diffusion.cards import eldm_card
@@ -18,52 +17,24 @@ from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.hub import local_path, short_name
 from histogen.diffusion.loss import build_scheduler
 from histogen.diffusion.sampling import build_sampler
-from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
-from histogen.pipelines.embed import ensure_embeddings
+from histogen.pipelines.embed.command import ensure_embeddings
 from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
 from histogen.pipelines.precision import run_precision
+from histogen.pipelines.train_eldm.config import TrainEldmConfig
 from histogen.pipelines.train_eldm.latents import ensure_latents
-from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
-from histogen.pipelines.trainer import TrainerConfig, train
+from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs
+from histogen.pipelines.trainer import train
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
 from histogen.training.sampler import TileOrder
 
 COMMAND = "train-eldm"
 NUM_CONDITIONER = 20_000
-
-
-class TrainEldmConfig(BulkConfig, TrainerConfig):
-    """Settings of ``train-eldm``."""
-
-    encoder: str
-    """The conditioning encoder: a run of ``pretrain``, ``timm:NAME``, …"""
-    autoencoder: str
-    """A run of ``train-autoencoder``, a folder with a diffusers ``AutoencoderKL`` or ``VQModel``, a file in
-    latent-diffusion's layout, or a name of the hub (``hf:stabilityai/sd-vae-ft-mse``)."""
-    inputs: Literal["cached", "online"] = "cached"
-    """``cached``: moments and embeddings from the stores, computed first where missing; ``online``: per step."""
-    variants: int = Field(default=8, ge=1, le=8)
-    """Dihedral variants cached per tile: 8 turns and flips, 4 turns, or 1 for the tile as it lies."""
-    init: str | None = None
-    """Weights to start from: a file in latent-diffusion's layout, here or on the hub (``hf:ORG/NAME/FILE``), whose
-    shape takes the place of ``model``'s. Null starts from random weights, as the method asks: the published ones were
-    trained with labels."""
-    init_supervision: str = "unknown"
-    """What labels, if any, made the weights of ``init``; recorded."""
-    model: DenoiserSettings = DenoiserSettings()
-    objective: ObjectiveSettings = ObjectiveSettings()
-    watch: WatchSettings = WatchSettings()
-    sampler: SamplerSettings = SamplerSettings()
-    """How previews are sampled, and what ``synthesize`` takes unless told otherwise."""
-    drop: float = Field(default=0.1, ge=0, le=1)
-    """Probability of the null in place of the embedding; the group's published value."""
-    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
-    """Largest decay of the averaged weights; it warms up as (1 + step) / (10 + step)."""
 
 
 def run(config: TrainEldmConfig) -> Outcome:

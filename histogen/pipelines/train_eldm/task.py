@@ -11,10 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
-from pydantic import Field
 from torch import Tensor
 
-from histogen.config import Precision, Settings
+from histogen.config import Precision
 from histogen.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,
@@ -39,6 +38,7 @@ from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.settings import DenoiserSettings, ObjectiveSettings, OptimSettings, SamplerSettings
 from histogen.encoders.base import Encoder
+from histogen.pipelines.train_eldm.config import WatchSettings
 from histogen.pipelines.trainer import Pace
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
@@ -46,19 +46,6 @@ from histogen.training import processes
 from histogen.training.precision import autocast
 
 PREVIEW_MICRO_BATCH = 8
-
-
-class WatchSettings(Settings):
-    """What is measured and drawn on the way."""
-
-    heldout_every: int = Field(default=1000, ge=1)
-    """Steps between held-out losses (with the averaged weights, on fixed noise)."""
-    heldout_tiles: int = Field(default=256, ge=1)
-    """Tiles of the held-out loss."""
-    preview_every: int | None = Field(default=5000, ge=1)
-    """Steps between pictures of fixed sources and fixed noise; null draws none."""
-    preview_tiles: int = Field(default=8, ge=1)
-    """Sources in a picture."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from histogen.evaluation.fidelity import frechet_distance
 from histogen.pipelines.fidelity import command as fidelity
 from histogen.pipelines.fidelity.made import Maker
 from histogen.pipelines.synthesize import command as synthesize
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
-from histogen.pipelines.train_autoencoder import run as run_autoencoder
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder.command import run as run_autoencoder
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.pipelines.train_eldm.command import run as run_eldm
 from histogen.seeds import derive_seed

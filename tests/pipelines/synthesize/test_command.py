@@ -17,8 +17,8 @@ from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError, StoreError
 from histogen.pipelines.synthesize import command as synthesize
 from histogen.pipelines.synthesize.command import SynthesizeConfig, run
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
-from histogen.pipelines.train_autoencoder import run as run_autoencoder
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder.command import run as run_autoencoder
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.pipelines.train_eldm.command import run as run_eldm
 from histogen.store.jpeg import encode_jpeg

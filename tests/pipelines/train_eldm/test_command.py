@@ -22,8 +22,8 @@ from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout
 from histogen.pipelines.synthesize import command as synthesize
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
-from histogen.pipelines.train_autoencoder import run as run_autoencoder
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder.command import run as run_autoencoder
 from histogen.pipelines.train_eldm import command as train_eldm
 from histogen.pipelines.train_eldm.command import TrainEldmConfig, run
 from histogen.pipelines.train_eldm.latents import ensure_latents

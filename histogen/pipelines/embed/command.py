@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
-from histogen.config import BulkConfig, Precision
+from histogen.config import Precision
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import absolute_spec, load_encoder
 from histogen.errors import EncoderError, OutputExistsError
+from histogen.pipelines.embed.config import EmbedConfig
 from histogen.pipelines.outputs import Outcome
 from histogen.pipelines.precision import keep_precision
 from histogen.store.tile_set import TileSet
@@ -31,24 +31,6 @@ from histogen.training.processes import resolve_device
 GROUP = "embeddings"
 READ_TILES = 256
 """Tiles of a shard that are decoded at a time."""
-
-
-class EmbedConfig(BulkConfig):
-    """What ``histogen embed`` understands; the embeddings go into the stores, so ``out`` has no meaning here."""
-
-    out: Path = Path()
-    """Not used: each store takes its own embeddings."""
-    tiles: list[Path]
-    """Tile stores, folders of them, or manifests."""
-    encoder: str
-    """A run of ``histogen pretrain``, ``timm:NAME``, ``timm:NAME@FILE``, or a DINO ``.pth``."""
-    batch: int = Field(default=64, ge=1)
-    """Tiles per forward pass. Every pass has exactly this many (the last one padded): bytes depend on nothing else."""
-    precision: Precision = "auto"
-    """Arithmetic of the network; auto is bfloat16 where the hardware multiplies it, else float32, and differs in the
-    third digit. Embeddings that are begun are finished as they were."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """How embeddings are stored."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from histogen.config import Precision
 from histogen.diffusion.autoencoder import (
@@ -28,13 +27,13 @@ from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
-from histogen.diffusion.settings import AutoencoderSettings, OptimSettings, ReconstructionSettings
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
 from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.precision import run_precision
-from histogen.pipelines.trainer import Pace, TrainerConfig, train
+from histogen.pipelines.train_autoencoder.config import TrainAutoencoderConfig
+from histogen.pipelines.trainer import Pace, train
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
@@ -42,25 +41,6 @@ from histogen.training import processes
 COMMAND = "train-autoencoder"
 NUM_STATISTICS = 2048
 NUM_SHOWN = 8
-
-
-class AutoencoderOptim(OptimSettings):
-    """As the base; the learning rate is LDM's order of magnitude for batches of this size."""
-
-    batch: int = Field(default=16, ge=1)
-    """Tiles per step."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's."""
-
-
-class TrainAutoencoderConfig(TrainerConfig):
-    """Settings of ``train-autoencoder``."""
-
-    model: AutoencoderSettings = AutoencoderSettings()
-    loss: ReconstructionSettings = ReconstructionSettings()
-    optim: AutoencoderOptim = AutoencoderOptim()
-    crop_px: int | None = Field(default=None, ge=8)
-    """Train on random crops of this side; null takes whole tiles. The network is convolutional: it runs at any size."""
 
 
 class AutoencoderTask:

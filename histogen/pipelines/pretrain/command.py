@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from histogen.config import ChosenTiles, Precision, StageConfig
+from histogen.config import Precision
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
 from histogen.errors import ConfigError, TrainingStoppedError
 from histogen.files import write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_complete, read_run
 from histogen.pipelines.precision import run_precision
+from histogen.pipelines.pretrain.config import PretrainConfig
 from histogen.seeds import derive_seed
 from histogen.ssl.augment import Normalisation
 from histogen.ssl.batches import BatchReader, ReadAhead
 from histogen.ssl.card import write_card
 from histogen.ssl.initial import start_from
 from histogen.ssl.networks import DinoNetwork, build_networks, model_arguments
-from histogen.ssl.settings import SslSettings
 from histogen.ssl.sources import Interpolations, SyntheticTiles, link_interpolated, link_synthetic
 from histogen.ssl.statistics import measure
 from histogen.ssl.task import DinoTask, Schedules
@@ -39,32 +37,6 @@ from histogen.training.weights import weights_sha256
 MAX_CHECKPOINT_STEPS = 1000
 START_NAME = "init_from.json"
 """In the run folder: which keys of ``init_from`` were loaded, missing and unexpected."""
-
-
-class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
-    """What ``histogen pretrain`` understands besides the settings of the method."""
-
-    generative: Path | None = None
-    """Generative stores of these tiles: pair views."""
-    interpolated: Path | None = None
-    """Interpolated stores of these tiles: the disentanglement loss."""
-    init_from: str | None = None
-    """Start from the weights of this encoder (a run, ``timm:NAME``, a DINO or DINOv2 ``.pth``), not from nothing."""
-    init_partial: bool = False
-    """Take what fits of ``init_from`` and leave the rest; otherwise a partial load is an error."""
-    workers: int = Field(default=2, ge=0)
-    """Threads that decode tiles ahead of the step; 0 decodes when asked. No result depends on it."""
-    checkpoint_every: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints; an epoch, but at most 1,000 steps, when not given."""
-    keep: int = Field(default=2, ge=1)
-    """Checkpoints that are kept."""
-    log_every: int = Field(default=10, ge=1)
-    """Steps in one row of ``metrics.jsonl``."""
-    monitor_label: str | None = None
-    """A column of labels that only the journal looks at: ``knn`` is how often a tile's nearest other tile of its batch
-    has its label. Nothing is trained with it."""
-    tensorboard: bool = False
-    """Write the same rows for TensorBoard, into ``out/tensorboard`` (``pip install 'histogen[tensorboard]'``)."""
 
 
 def run(config: PretrainConfig) -> Outcome:

@@ -7,24 +7,22 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 import histogen
-from histogen.config import BulkConfig, Precision
 from histogen.encoders.base import EncoderCard
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
-from histogen.evaluation.judge import JudgeSettings, judge
+from histogen.evaluation.judge import judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
-from histogen.evaluation.mil import MilSettings
 from histogen.evaluation.tasks import Task, build_task, caveats
 from histogen.evaluation.verdicts import Judgement
 from histogen.files import write_atomic
-from histogen.pipelines import embed
+from histogen.pipelines.benchmark.config import BenchmarkConfig
+from histogen.pipelines.embed import command as embed
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
 from histogen.progress import progress_bar
 from histogen.report.benchmark_text import benchmark_table, benchmark_text
@@ -36,32 +34,6 @@ from histogen.training.processes import resolve_device
 JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.md", "benchmark.html"
 
 PROTOCOLS = "Protocols: k-NN {knn}, linear probe {linear}; figures of different protocols must not be compared."
-
-
-class BenchmarkConfig(BulkConfig):
-    """Which tiles, which encoders, which tests."""
-
-    tiles: list[Path] = Field(min_length=1)
-    """Tile stores with a column of labels."""
-    encoders: list[str] = Field(min_length=1)
-    """Encoders as ``SPEC`` or ``NAME=SPEC``; a difference is a later one minus an earlier one. ``NAME#1=…``,
-    ``NAME#2=…`` are runs of one recipe with different seeds: they are averaged, and recipes compared."""
-    label: str = "label"
-    """The categorical column to tell."""
-    group: str = "group"
-    """The categorical column of groups (patients, photographs) that must not be split; without it, the slides."""
-    split: Literal["auto", "column", "slide", "tile"] = "auto"
-    """``column`` takes the column ``split`` (train, test); ``slide`` whole slides or groups; ``tile`` single tiles."""
-    test_share: float = Field(default=0.25, gt=0, lt=1)
-    """Share of the slides (or tiles) that test, where no split is given."""
-    precision: Precision = "auto"
-    """Arithmetic of encoders, where embeddings are missing; auto is bfloat16 where the hardware multiplies it."""
-    embed_batch: int = Field(default=64, ge=1)
-    """Tiles per forward pass where embeddings are missing."""
-    judge: JudgeSettings = JudgeSettings()
-    slide_labels: Path | None = None
-    """A CSV with columns slide_id and label: whole slides are judged (ABMIL), in place of tiles."""
-    mil: MilSettings = MilSettings()
 
 
 def run(config: BenchmarkConfig) -> Outcome:
