@@ -22,7 +22,8 @@ from PIL import Image
 from histogen.config import load_config
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError, TrainingStoppedError
-from histogen.pipelines import import_images, inspect, pretrain
+from histogen.pipelines import import_images, inspect
+from histogen.pipelines.pretrain import command as pretrain
 from histogen.pipelines.pretrain.command import PretrainConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
