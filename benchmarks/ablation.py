@@ -17,8 +17,9 @@ from typing import Any
 
 from histogen.config import load_config
 from histogen.errors import HistogenError
-from histogen.pipelines import benchmark, pretrain
-from histogen.pipelines.pretrain import PretrainConfig
+from histogen.pipelines.benchmark import command as benchmark
+from histogen.pipelines.pretrain import command as pretrain
+from histogen.pipelines.pretrain.command import PretrainConfig
 
 ROWS = {
     "DINO": (),

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import command as pretrain
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_store import TileStore
 

@@ -24,6 +24,7 @@ from histogen.ssl.optim import build_adamw
 from histogen.ssl.settings import ModelSettings, OptimSettings, SslSettings
 from histogen.ssl.task import DinoTask, Schedules, unfuse_attention
 from histogen.ssl.views import Views
+from histogen.training.precision import resolve_precision
 
 
 class PlainStep:
@@ -72,6 +73,7 @@ def our_task(settings: SslSettings, batch: Batch, views: Views) -> DinoTask:
     task = DinoTask(
         settings, build_networks(settings, seed=0), lambda step: batch, schedules,
         Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), seed=0, device=torch.device("cpu"),
+        precision=resolve_precision(settings.optim.precision, torch.device("cpu")),
     )  # fmt: skip
     task.make_views = lambda batch, seed: views  # type: ignore[assignment,misc]
     return task
@@ -110,7 +112,7 @@ def main() -> None:
                 times[name].append(time.process_time() - start)
     median = {name: statistics.median(values) for name, values in times.items()}
     print(
-        f"DINO step, ViT-S/16, batch {size}, {ours.dtype}: plain {median['plain']:.2f} CPU-s, "
+        f"DINO step, ViT-S/16, batch {size}, {ours.precision}: plain {median['plain']:.2f} CPU-s, "
         f"ours {median['ours']:.2f} CPU-s, ratio {median['plain'] / median['ours']:.2f}; "
         f"with disentanglement {median['dis']:.2f} CPU-s, {median['dis'] / median['ours']:.2f} of ours"
     )

@@ -22,17 +22,22 @@ import torch
 from common import Clock, machine, write_store
 
 from histogen.compute.client import Compute
-from histogen.diffusion.autoencoder import AutoencoderSettings, build_autoencoder, latent_channels, load_autoencoder
+from histogen.diffusion.autoencoder import build_autoencoder, latent_channels
+from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings
-from histogen.diffusion.loss import ObjectiveSettings
-from histogen.diffusion.optim import OptimSettings
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import (
+    AutoencoderSettings,
+    DenoiserSettings,
+    ObjectiveSettings,
+    OptimSettings,
+    SamplerSettings,
+)
 from histogen.encoders.registry import load_encoder
-from histogen.pipelines.eldm_task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
-from histogen.pipelines.embed import ensure_embeddings
-from histogen.pipelines.latents import ensure_latents
+from histogen.pipelines.embed.command import ensure_embeddings
+from histogen.pipelines.train_eldm.latents import ensure_latents
+from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs, WatchSettings
 from histogen.store.tile_set import TileSet
+from histogen.training.precision import resolve_precision
 
 NUM_TILES = 32
 
@@ -57,13 +62,16 @@ def compare(folder: Path, width: int, tile_px: int, batch: int, steps: int) -> N
         kind="vq", channels=channels, latent_channels=3, norm_groups=32 // width, num_codes=8192
     )
     build_autoencoder(shape, tile_px=tile_px).save_pretrained(folder / "autoencoder")
+    precision = resolve_precision("auto", torch.device("cpu"))
     encoder_name = ensure_embeddings([folder], spec, device="cpu")
     with Clock() as clock:
-        rows = ensure_latents(tiles, folder / "autoencoder", variants=1, device="cpu", compute=Compute())
+        rows = ensure_latents(
+            tiles, folder / "autoencoder", variants=1, device="cpu", precision=precision, compute=Compute()
+        )
     print(f"caching {NUM_TILES} tiles: {clock.cpu:.1f} CPU-s", flush=True)
     autoencoder, device = load_autoencoder(folder / "autoencoder"), torch.device("cpu")
     cached = CachedInputs(tiles, rows, encoder_name, latent_channels(autoencoder))
-    online = OnlineInputs(tiles, autoencoder, load_encoder(spec), device)
+    online = OnlineInputs(tiles, autoencoder, load_encoder(spec), device, precision)
     tasks = {name: task(inputs, tiles, folder, width, batch, autoencoder)
              for name, inputs in (("cached", cached), ("uncached", online))}  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
@@ -94,7 +102,7 @@ def task(inputs: Inputs, tiles: TileSet, folder: Path, width: int, batch: int, a
     conditioner = Conditioner(inputs.embedding_dim, "token")
     return EldmTask(
         settings, inputs, conditioner, autoencoder, everyone, everyone[:1], tiles=tiles, run_dir=folder,
-        device=torch.device("cpu"),
+        device=torch.device("cpu"), precision=resolve_precision("auto", torch.device("cpu")),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -23,8 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from histogen.evaluation.bootstrap import bootstrap_interval, paired_difference
-from histogen.evaluation.knn import knn_predict
+from histogen.evaluation.bootstrap import Resampling, bootstrap_interval, paired_difference
+from histogen.evaluation.knn import knn_votes
 from histogen.evaluation.linear import fit_linear, linear_probe
 from histogen.evaluation.metrics import METRICS, class_counts
 from histogen.evaluation.simpleshot import Queries, few_shot_episodes, fit_centroids
@@ -62,7 +63,7 @@ def balanced(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def knn(x: np.ndarray, y: np.ndarray, q: np.ndarray) -> None:
-    ours, found = timed(lambda: knn_predict(x, y, q, num_classes=CLASSES))
+    ours, found = timed(lambda: knn_votes(x, y, q, num_classes=CLASSES).argmax(axis=1))
     row("k-NN, histogen", f"{len(x):,} x {len(q):,} in {seconds_of(ours)}")
     part = q[: len(q) // 10]
     peer = KNeighborsClassifier(20, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
@@ -120,10 +121,10 @@ def bootstrap(z: np.ndarray) -> None:
     rng = np.random.default_rng(3)
     a, b = (np.where(rng.random(len(z)) < p, z, (z + 1) % CLASSES) for p in (0.8, 0.78))
     clusters = np.arange(len(z)) // 40
-    plain = {"metric": BALANCED, "num_classes": CLASSES, "draws": 1000, "seed": 0}
-    clock, _ = timed(lambda: bootstrap_interval(z, a, **plain))
+    plain = Resampling(BALANCED, CLASSES, seed=0)
+    clock, _ = timed(lambda: bootstrap_interval(z, a, plain))
     row("1,000 bootstrap draws", f"{len(z):,} tiles in {clock.wall:.2f} s ({clock.cpu:.2f} CPU-s)")
-    clock, _ = timed(lambda: paired_difference(z, a, b, clusters=clusters, **plain))
+    clock, _ = timed(lambda: paired_difference(z, a, b, replace(plain, clusters=clusters)))
     row("paired, by slide", f"1,000 draws, 1,000 permutations, {clusters.max() + 1} slides in {clock.wall:.2f} s")
 
     def one_by_one() -> None:

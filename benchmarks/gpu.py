@@ -22,11 +22,14 @@ import torch
 from common import machine, textured_tiles, write_store
 
 from histogen.config import load_config
-from histogen.pipelines import pretrain, synthesize, train_autoencoder, train_eldm
-from histogen.pipelines.pretrain import PretrainConfig
-from histogen.pipelines.synthesize import SynthesizeConfig
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
-from histogen.pipelines.train_eldm import TrainEldmConfig
+from histogen.pipelines.pretrain import command as pretrain
+from histogen.pipelines.pretrain.command import PretrainConfig
+from histogen.pipelines.synthesize import command as synthesize
+from histogen.pipelines.synthesize.command import SynthesizeConfig
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
+from histogen.pipelines.train_eldm import command as train_eldm
+from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.ssl.augment import Normalisation, make_views
 from histogen.ssl.batches import ReadAhead
 from histogen.ssl.draws import ViewSpec

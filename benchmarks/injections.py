@@ -23,9 +23,9 @@ from histogen.diffusion.pipeline import load_pipeline
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.evaluation.consistency import embedding_consistency, source_ranks, summarise_ranks
-from histogen.pipelines.diffusion_runs import split_heldout
-from histogen.pipelines.embed import embed_images
-from histogen.pipelines.train_eldm import TrainEldmConfig, run
+from histogen.pipelines.embed.command import embed_images
+from histogen.pipelines.heldout import split_heldout
+from histogen.pipelines.train_eldm.command import TrainEldmConfig, run
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 

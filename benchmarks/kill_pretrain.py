@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from common import machine, textured_tiles
 
-from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import command as pretrain
 from histogen.ssl.task import DinoTask
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column

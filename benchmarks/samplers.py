@@ -22,12 +22,13 @@ from common import Clock, machine
 from numpy.typing import NDArray
 
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
-from histogen.diffusion.sampling import SamplerSettings, num_evaluations
+from histogen.diffusion.sampling import num_evaluations
+from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.evaluation.fidelity import frechet_distance
-from histogen.pipelines.diffusion_runs import HeldoutSettings, split_heldout
-from histogen.pipelines.embed import embed_images
+from histogen.pipelines.embed.command import embed_images
+from histogen.pipelines.heldout import HeldoutSettings, split_heldout
 from histogen.seeds import derive_seed
 from histogen.store.tile_set import TileSet
 

@@ -28,7 +28,7 @@ from big_slide import TILE_PX, build, num_tiles
 from common import Clock, machine
 
 from histogen.geometry import Extent
-from histogen.pipelines.tile_work import ShardUnit, cut_shard
+from histogen.pipelines.tile.cut_shard import ShardUnit, cut_shard
 from histogen.slides.base import open_slide
 from histogen.slides.native import NativeSlide
 from histogen.store.tile_store import TileStore

@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    build_config,
+    finish,
+    with_key,
+)
 
 NAME = "benchmark"
 
@@ -18,6 +32,7 @@ def command(
         list[str] | None, typer.Option(metavar="[NAME=]E", help="An encoder to judge; repeatable.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables go.")] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -31,9 +46,13 @@ def command(
 
     Example: histogen benchmark tiles/ --encoder DINO=runs/dino --encoder Gen-DINO=runs/gen-dino --out benchmark/
     """
-    from histogen.pipelines import benchmark as pipeline
+    from histogen.pipelines.benchmark.config import BenchmarkConfig
 
-    execute(
-        pipeline.BenchmarkConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoders=encoder, out=out,
+    given = build_config(
+        BenchmarkConfig, file=config, overrides=set_, tiles=tiles, encoders=with_key(encoder,
+        checkpoint_key), out=out,
         seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.benchmark import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

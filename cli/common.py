@@ -42,9 +42,37 @@ Scheduler = Annotated[
     str | None,
     typer.Option(metavar="tcp://…", help="Address of a running Dask scheduler.", rich_help_panel="Bulk"),
 ]
+CheckpointKey = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-key",
+        metavar="KEY",
+        show_default=False,
+        help="Which weights of a file that holds several; the teacher's or averaged ones by default.",
+    ),
+]
 Tiles = Annotated[
     list[Path] | None, typer.Argument(metavar="TILES…", help="Tile stores, folders of them, or manifests.")
 ]
+
+
+E = TypeVar("E", str, list[str])
+
+
+def with_key(specs: E | None, key: str | None) -> E | None:
+    """Return encoders (``FILE`` or ``NAME=FILE``) with the key of the weights that are meant.
+
+    Raises:
+        ConfigError: there is a key and no encoder on the command line to belong to.
+    """
+    from histogen.errors import ConfigError
+
+    if key is None:
+        return specs
+    if not specs:
+        raise ConfigError(f"--checkpoint-key {key} belongs to no encoder here; in a config, write FILE#{key}")
+    return f"{specs}#{key}" if isinstance(specs, str) else [f"{spec}#{key}" for spec in specs]
+
 
 C = TypeVar("C", bound="StageConfig")
 
@@ -58,14 +86,22 @@ def execute(
     **flags: Any,
 ) -> None:
     """Build the config, run the stage, print its summary and failures, and exit with its code."""
+    finish(run(build_config(config_class, file=file, overrides=overrides, **flags)))
+
+
+def build_config(config_class: type[C], *, file: Path | None, overrides: list[str] | None, **flags: Any) -> C:
+    """Return the config that file, overrides and flags say; what is wrong is said before torch is imported.
+
+    Raises:
+        ConfigError: a file, key or value cannot be used.
+    """
     from histogen.config import load_config
     from histogen.errors import ConfigError
 
     if flags.get("resume") and flags.get("overwrite"):
         raise ConfigError("--resume and --overwrite were both given; --overwrite would delete what --resume continues")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != []}
-    config = load_config(config_class, file=file, overrides=overrides or (), flags=given)
-    finish(run(config))
+    return load_config(config_class, file=file, overrides=overrides or (), flags=given)
 
 
 def finish(outcome: Outcome) -> None:

@@ -27,7 +27,7 @@ def command(
 
     Example: histogen demo --out demo/
     """
-    from histogen.pipelines import run as pipeline
+    from histogen.pipelines.run import command as pipeline
 
     execute(
         pipeline.RunConfig, pipeline.run, file=config or pipeline.find_config("run/demo.yaml"), overrides=set_,

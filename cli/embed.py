@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    build_config,
+    finish,
+    with_key,
+)
 
 NAME = "embed"
 
@@ -16,6 +30,7 @@ def command(
     encoder: Annotated[
         str | None, typer.Option(metavar="E", help="A run folder, timm:NAME, or timm:NAME@weights.safetensors.")
     ] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -29,9 +44,13 @@ def command(
 
     Example: histogen embed tiles/ --encoder runs/dino --workers 4
     """
-    from histogen.pipelines import embed as pipeline
+    from histogen.pipelines.embed.config import EmbedConfig
 
-    execute(
-        pipeline.EmbedConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=encoder, seed=seed,
+    given = build_config(
+        EmbedConfig, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
+        checkpoint_key), seed=seed,
         device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.embed import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    build_config,
+    finish,
+    with_key,
+)
 
 NAME = "fidelity"
 
@@ -28,6 +42,7 @@ def command(
         typer.Option(metavar="RUN", help="The train-eldm run that made them: adds pictures and unconditional tiles."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the tables and the page go.")] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -41,10 +56,14 @@ def command(
 
     Example: histogen fidelity tiles/ --synthetic generative/ --held-out test-tiles/ --encoder runs/dino --out fidelity/
     """
-    from histogen.pipelines import fidelity as pipeline
+    from histogen.pipelines.fidelity.config import FidelityConfig
 
-    execute(
-        pipeline.FidelityConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
-        held_out=held_out, encoders=encoder, eldm=eldm, out=out, seed=seed, device=device, resume=resume,
+    given = build_config(
+        FidelityConfig, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
+        held_out=held_out, encoders=with_key(encoder, checkpoint_key), eldm=eldm, out=out, seed=seed, device=device,
+        resume=resume,
         overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.fidelity import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

@@ -31,10 +31,10 @@ def command(
 
     Example: histogen plan slides/ --mpp 0.5 --tile-px 224
     """
-    from histogen.pipelines import tile_plan
-    from histogen.pipelines.tile_config import TileConfig
+    from histogen.pipelines.tile import estimate
+    from histogen.pipelines.tile.config import TileConfig
 
     execute(
-        TileConfig, tile_plan.run_plan, file=config, overrides=set_, slides=slides, tile_px=tile_px, mpp=mpp,
+        TileConfig, estimate.run_plan, file=config, overrides=set_, slides=slides, tile_px=tile_px, mpp=mpp,
         stride_px=stride_px, slide_mpp=slide_mpp, workers=workers, scheduler=scheduler,
     )  # fmt: skip

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Seed,
+    Tiles,
+    build_config,
+    finish,
+    with_key,
+)
 
 NAME = "pretrain"
 
@@ -23,6 +35,7 @@ def command(
         str | None,
         typer.Option(metavar="E", help="Start from these weights: a run, timm:NAME, a DINO or DINOv2 .pth file."),
     ] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -34,10 +47,14 @@ def command(
 
     Example: histogen pretrain tiles/ --out runs/dino --config configs/pretrain/histopathology.yaml
     """
-    from histogen.pipelines import pretrain as pipeline
+    from histogen.pipelines.pretrain.config import PretrainConfig
 
-    execute(
-        pipeline.PretrainConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, out=out,
-        generative=generative, interpolated=interpolated, init_from=init_from, seed=seed, device=device,
+    given = build_config(
+        PretrainConfig, file=config, overrides=set_, tiles=tiles, out=out,
+        generative=generative, interpolated=interpolated, init_from=with_key(init_from, checkpoint_key), seed=seed,
+        device=device,
         resume=resume, overwrite=overwrite,
     )  # fmt: skip
+    from histogen.pipelines.pretrain import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

@@ -27,7 +27,7 @@ def command(
 
     Example: histogen run configs/run/quick.yaml --set slides=slides/ --out runs/quick
     """
-    from histogen.pipelines import run as pipeline
+    from histogen.pipelines.run import command as pipeline
 
     execute(
         pipeline.RunConfig, pipeline.run, file=config, overrides=set_, out=out, seed=seed, device=device,

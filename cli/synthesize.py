@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    build_config,
+    finish,
+)
 
 NAME = "synthesize"
 
@@ -34,10 +46,13 @@ def command(
 
     Example: histogen synthesize tiles/ --eldm runs/eldm --kind generative --out generative/ --workers 8
     """
-    from histogen.pipelines import synthesize as pipeline
+    from histogen.pipelines.synthesize.config import SynthesizeConfig
 
-    execute(
-        pipeline.SynthesizeConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, eldm=eldm, kind=kind,
+    given = build_config(
+        SynthesizeConfig, file=config, overrides=set_, tiles=tiles, eldm=eldm, kind=kind,
         recreate=recreate,
         out=out, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.synthesize import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

@@ -40,7 +40,7 @@ def command(
 
     Example: histogen tile slides/ --out tiles/ --mpp 0.5 --tile-px 224 --workers 8
     """
-    from histogen.pipelines import tile as pipeline
+    from histogen.pipelines.tile import command as pipeline
 
     execute(
         pipeline.TileConfig, pipeline.run, file=config, overrides=set_, slides=slides, out=out, tile_px=tile_px,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, execute
+from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Seed, Tiles, build_config, finish
 
 NAME = "train-autoencoder"
 
@@ -26,9 +26,12 @@ def command(
 
     Example: histogen train-autoencoder tiles/ --out runs/autoencoder
     """
-    from histogen.pipelines import train_autoencoder as pipeline
+    from histogen.pipelines.train_autoencoder.config import TrainAutoencoderConfig
 
-    execute(
-        pipeline.TrainAutoencoderConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, out=out, seed=seed,
+    given = build_config(
+        TrainAutoencoderConfig, file=config, overrides=set_, tiles=tiles, out=out, seed=seed,
         device=device, resume=resume, overwrite=overwrite,
     )  # fmt: skip
+    from histogen.pipelines.train_autoencoder import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

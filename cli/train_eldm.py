@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    CheckpointKey,
+    ConfigFile,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    build_config,
+    finish,
+    with_key,
+)
 
 NAME = "train-eldm"
 
@@ -21,6 +35,7 @@ def command(
         str | None, typer.Option(metavar="RUN", help="A train-autoencoder run, a diffusers folder, or hf:ORG/NAME.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder.")] = None,
+    checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -34,10 +49,14 @@ def command(
 
     Example: histogen train-eldm tiles/ --encoder runs/dino --autoencoder runs/autoencoder --out runs/eldm
     """
-    from histogen.pipelines import train_eldm as pipeline
+    from histogen.pipelines.train_eldm.config import TrainEldmConfig
 
-    execute(
-        pipeline.TrainEldmConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, encoder=encoder,
+    given = build_config(
+        TrainEldmConfig, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
+        checkpoint_key),
         autoencoder=autoencoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
         workers=workers, scheduler=scheduler,
     )  # fmt: skip
+    from histogen.pipelines.train_eldm import command as pipeline  # heavy: after the config
+
+    finish(pipeline.run(given))

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from histogen.errors import ConfigError
 
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+"""Arithmetic of networks; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
+
 
 class Settings(BaseModel):
     """Base of every config: frozen, and an unknown key is an error."""
@@ -79,7 +82,7 @@ def load_config(
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        blamed = file if _from_file(written, values, error.errors()[0]["loc"]) else None
+        blamed = file if _from_file(written, values, _first_of(error)["loc"]) else None
         raise ConfigError(_sentence(cls, error, blamed)) from error
 
 
@@ -138,8 +141,14 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set '{override}': the value is not YAML; quote it") from error
 
 
+def _first_of(error: ValidationError) -> Any:
+    """The mistake to speak of: an unknown key before a missing one, which it may have been meant for."""
+    found = error.errors()
+    return next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+
+
 def _sentence(cls: type[BaseModel], error: ValidationError, file: Path | None) -> str:
-    first = error.errors()[0]
+    first = _first_of(error)
     path = ".".join(str(part) for part in first["loc"])
     where = f" in {file}" if file else ""
     if first["type"] == "extra_forbidden":

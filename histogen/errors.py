@@ -12,6 +12,7 @@
     ├── StoreError (ValueError)               a tile store is malformed or does not fit
     │   └── IncompleteStoreError              some of its shards are not there yet
     ├── EncoderError (ValueError)             an encoder or its weights cannot be used
+    │   └── WeightsError (also ConfigError)   a file of weights cannot be read
     ├── CheckpointError (ValueError)          no checkpoint verifies, or it belongs to another run
     ├── TrainingStoppedError (RuntimeError)   training ended itself (non-finite loss, collapse)
     ├── ComputeError (RuntimeError)           the workers of a bulk stage cannot be started
@@ -63,6 +64,10 @@ class IncompleteStoreError(StoreError):
 
 class EncoderError(HistogenError, ValueError):
     """An encoder or its weights cannot be used."""
+
+
+class WeightsError(EncoderError, ConfigError):
+    """A file of weights, of an encoder or of another network, cannot be read."""
 
 
 class CheckpointError(HistogenError, ValueError):

@@ -17,7 +17,7 @@ SLIDE_COLUMNS = ("path", "slide_id", "mpp", "mpp_x", "mpp_y", "annotations", "la
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """One slide of a manifest: what the user states beats what the file says."""
+    """One slide, and what a manifest states about it: what the user states beats what the file says."""
 
     path: Path
     slide_id: str

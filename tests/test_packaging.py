@@ -52,17 +52,17 @@ def test_the_version_is_one() -> None:
 
 
 COMMANDS = {
-    "tile": "tile:TileConfig",
+    "tile": "tile.config:TileConfig",
     "import-images": "import_images:ImportImagesConfig",
-    "pretrain": "pretrain:PretrainConfig",
-    "embed": "embed:EmbedConfig",
-    "train-autoencoder": "train_autoencoder:TrainAutoencoderConfig",
-    "train-eldm": "train_eldm:TrainEldmConfig",
-    "synthesize": "synthesize:SynthesizeConfig",
-    "benchmark": "benchmark:BenchmarkConfig",
-    "fidelity": "fidelity:FidelityConfig",
+    "pretrain": "pretrain.config:PretrainConfig",
+    "embed": "embed.config:EmbedConfig",
+    "train-autoencoder": "train_autoencoder.config:TrainAutoencoderConfig",
+    "train-eldm": "train_eldm.config:TrainEldmConfig",
+    "synthesize": "synthesize.config:SynthesizeConfig",
+    "benchmark": "benchmark.config:BenchmarkConfig",
+    "fidelity": "fidelity.config:FidelityConfig",
     "export": "export:ExportConfig",
-    "run": "run:RunConfig",
+    "run": "run.command:RunConfig",
 }
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 

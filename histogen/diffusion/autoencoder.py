@@ -7,46 +7,17 @@ no other field. The latent of a ``VQModel`` is the one before quantisation; deco
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, VQModel
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from histogen.config import Settings
-from histogen.diffusion.hub import readable_name
-from histogen.diffusion.weights import weights_digest
+from histogen.diffusion.settings import AutoencoderSettings
 from histogen.errors import ConfigError
 
 Autoencoder: TypeAlias = AutoencoderKL | VQModel
 NUM_DIHEDRAL = 8
-
-
-class AutoencoderSettings(Settings):
-    """Shape of the autoencoder. The defaults are LDM's KL-f8 (83.7 M parameters)."""
-
-    kind: Literal["kl", "vq"] = "kl"
-    """``kl``: a Gaussian posterior; ``vq``: a codebook."""
-    channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of each resolution, finest first; n of them reduce by a factor of 2 ** (n - 1)."""
-    layers_per_block: int = Field(default=2, ge=1)
-    """Residual blocks per resolution in the encoder; the decoder has one more."""
-    latent_channels: int = Field(default=4, ge=1)
-    """Channels of the latent."""
-    norm_groups: int = Field(default=32, ge=1)
-    """Groups of the group normalisation."""
-    attention: bool = True
-    """Self-attention at the coarsest resolution."""
-    num_codes: int = Field(default=8192, ge=2)
-    """Size of the codebook (vq only)."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> AutoencoderSettings:
-        if any(width % self.norm_groups for width in self.channels):
-            raise ValueError(f"channels {self.channels} are not multiples of norm_groups {self.norm_groups}")
-        return self
 
 
 def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoencoder:
@@ -68,40 +39,6 @@ def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoenc
     if settings.kind == "vq":
         return VQModel(num_vq_embeddings=settings.num_codes, vq_embed_dim=settings.latent_channels, **shared)
     return AutoencoderKL(**shared)
-
-
-def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
-    """Open a diffusers autoencoder, frozen and in evaluation mode.
-
-    ``folder`` is a run of train-autoencoder, a diffusers folder, or a file of weights in latent-diffusion's layout.
-
-    Raises:
-        ConfigError: there is no ``AutoencoderKL`` or ``VQModel`` there.
-    """
-    if folder.is_file():
-        from histogen.diffusion.published import load_ldm_autoencoder
-
-        return load_ldm_autoencoder(folder).eval().requires_grad_(False).to(device)
-    inner = folder / "autoencoder"
-    folder = inner if (inner / "config.json").exists() else folder
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"'{folder}' holds no autoencoder (no config.json); train one with train-autoencoder")
-    name = AutoencoderKL.load_config(folder).get("_class_name")
-    classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
-    if name not in classes:
-        raise ConfigError(f"'{folder}' holds a {name}; AutoencoderKL and VQModel can be used")
-    return classes[name].from_pretrained(folder).eval().requires_grad_(False).to(device)
-
-
-def run_folder(folder: Path) -> Path:
-    """Return the run that ``folder`` belongs to: itself, or its parent when it is the exported autoencoder in it."""
-    exported = folder.name == "autoencoder" and not (folder / "autoencoder").is_dir()
-    return folder.resolve().parent if exported else folder.resolve()
-
-
-def autoencoder_name(autoencoder: Autoencoder, folder: Path) -> str:
-    """Return the name under which its latents are stored: the run's folder name and a digest of the weights."""
-    return f"{readable_name(run_folder(folder))}-{weights_digest(autoencoder.state_dict())[:8]}"
 
 
 def downsampling(autoencoder: Autoencoder) -> int:

@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from pydantic import Field, model_validator
 
-from histogen.config import Settings
+from histogen.diffusion.settings import DenoiserSettings
 
-Injection = Literal["token", "k_tokens", "time_add", "adaln"]
 MOST_PLAIN_TOKENS = 512
 """Up to so many tokens, training on the CPU attends by plain matrix products; see :func:`attend_fast`."""
-
-
-class DenoiserSettings(Settings):
-    """Shape of the U-Net. The defaults are a small f8 shape (98 M parameters) of our own choosing."""
-
-    channels: tuple[int, ...] = (128, 256, 512)
-    """Channels of each resolution, finest first."""
-    layers_per_block: int = Field(default=2, ge=1)
-    """Residual blocks per resolution."""
-    attention: tuple[bool, ...] | None = None
-    """Attention at each resolution; by default everywhere except the finest (LDM's choice)."""
-    head_width: int | None = Field(default=64, ge=1)
-    """Channels of an attention head; null is one head per layer (LDM's), which flash kernels cannot run beyond 256."""
-    norm_groups: int = Field(default=32, ge=1)
-    """Groups of the group normalisation."""
-    injection: Injection = "adaln"
-    """How the embedding enters; see ``histogen.diffusion.conditioning.INJECTIONS``."""
-    cross_attention_dim: int = Field(default=512, ge=1)
-    """Width of the cross-attention tokens (``token`` and ``k_tokens`` only)."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> DenoiserSettings:
-        if self.attention is not None and len(self.attention) != len(self.channels):
-            raise ValueError(f"attention names {len(self.attention)} resolutions, channels {len(self.channels)}")
-        if any(width % self.norm_groups for width in self.channels):
-            raise ValueError(f"channels {self.channels} are not multiples of norm_groups {self.norm_groups}")
-        if self.head_width is not None and any(
-            width % self.head_width for width, used in zip(self.channels, self.uses_attention, strict=True) if used
-        ):
-            raise ValueError(f"channels {self.channels} with attention are not multiples of {self.head_width}")
-        return self
-
-    @property
-    def uses_attention(self) -> tuple[bool, ...]:
-        """Attention at each resolution, finest first."""
-        return self.attention or tuple(level > 0 or len(self.channels) == 1 for level in range(len(self.channels)))
 
 
 def build_denoiser(

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from histogen.config import Settings
+from histogen.diffusion.settings import ObjectiveSettings
 
 NUM_TIMESTEPS = 1000
-
-
-class ObjectiveSettings(Settings):
-    """The target of the denoiser and how its errors are weighted."""
-
-    kind: Literal["eps", "v", "flow"] = "v"
-    """``eps``: the noise (LDM); ``v``: Salimans & Ho 2022; ``flow``: noise minus data on a straight path (SiT)."""
-    min_snr_gamma: float | None = Field(default=None, gt=0)
-    """Clip of the signal-to-noise weight (Hang et al. 2023, arXiv 2303.09556; theirs is 5); null is none. Not for flow.
-    None by default: of v it takes weight off the highest noise, where a tile's kind is decided, and tiles followed
-    their sources less (benchmarks/RESULTS.md)."""
-    beta_start: float = Field(default=0.0015, gt=0, lt=1)
-    """First beta; LDM's value."""
-    beta_end: float = Field(default=0.0195, gt=0, lt=1)
-    """Last beta; LDM's value, on its square-root-linear schedule."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ObjectiveSettings:
-        if self.beta_start > self.beta_end:
-            raise ValueError(f"beta_start {self.beta_start} exceeds beta_end {self.beta_end}")
-        return self
 
 
 def build_scheduler(settings: ObjectiveSettings) -> SchedulerMixin:

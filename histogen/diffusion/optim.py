@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from histogen.config import Settings
+from histogen.config import Precision
+from histogen.diffusion.settings import OptimSettings
 from histogen.training import processes
-
-
-class OptimSettings(Settings):
-    """Length and pace of a training."""
-
-    steps: int = Field(default=100_000, ge=1)
-    """Optimiser steps."""
-    batch: int = Field(default=64, ge=1)
-    """Tiles per step, over all processes."""
-    accumulate: int = Field(default=1, ge=1)
-    """Passes a step's tiles are split into, to save memory."""
-    lr: float = Field(default=1e-4, gt=0)
-    """Peak learning rate; the group's published value."""
-    final_lr: float = Field(default=1e-5, ge=0)
-    """Learning rate at the end of the cosine."""
-    warmup: int = Field(default=1000, ge=0)
-    """Steps of linear warm-up, at most a fifth of all; the group's published value."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's."""
-    clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient."""
-    bf16: bool = True
-    """Compute in bfloat16 where torch's autocast finds it safe."""
 
 
 def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.AdamW:
@@ -40,18 +17,32 @@ def build_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Ad
     )
 
 
+def build_scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
+    """Return what scales the loss in float16, whose small gradients would be lost; it does nothing otherwise."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+
 def apply_gradients(
-    optimizer: torch.optim.Optimizer, model: nn.Module, loss: float, *, lr: float, clip: float
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    loss: float,
+    *,
+    scaler: torch.amp.GradScaler,
+    lr: float,
+    clip: float,
 ) -> float:
     """Do one update with the gradients in ``model`` and return their norm; none when loss or norm is not finite.
 
-    With several processes the gradients are averaged first; ``loss`` must be the same on all.
+    ``scaler`` has scaled them (one that is not enabled has not). With several processes the gradients are averaged
+    first; ``loss`` must be the same on all.
     """
     processes.average_gradients(model.parameters())
+    scaler.unscale_(optimizer)
     norm: Tensor = nn.utils.clip_grad_norm_(model.parameters(), clip)
     if bool(norm.isfinite()) and loss == loss and abs(loss) != float("inf"):
         for group in optimizer.param_groups:
             group["lr"] = lr
-        optimizer.step()
+        scaler.step(optimizer)
+    scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch.nn.functional import normalize
 
-from histogen.config import Settings
+from histogen.diffusion.settings import AlphaSettings, Pairing
 from histogen.errors import ConfigError
 from histogen.seeds import derive_seed, numpy_rng
-
-Pairing = Literal["matching", "arbitrary", "neighbours"]
-
-
-class AlphaSettings(Settings):
-    """The law of alpha, the weight of the source. The paper does not give it; uniform(0.3, 0.7) is ours."""
-
-    law: Literal["uniform", "fixed"] = "uniform"
-    low: float = Field(default=0.3, ge=0, le=1)
-    """Smallest alpha of ``uniform``."""
-    high: float = Field(default=0.7, ge=0, le=1)
-    """Largest alpha of ``uniform``."""
-    value: float = Field(default=0.5, ge=0, le=1)
-    """The alpha of ``fixed``."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AlphaSettings:
-        if self.low > self.high:
-            raise ValueError(f"alpha's low {self.low} exceeds its high {self.high}")
-        return self
 
 
 def draw_alpha(settings: AlphaSettings, seed: int, tile_id: str, copy: int) -> float:

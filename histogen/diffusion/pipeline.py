@@ -13,12 +13,15 @@ from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
+from histogen.config import Precision
 from histogen.diffusion.autoencoder import Autoencoder, decode_latents
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.micro_batch import map_micro_batches
-from histogen.diffusion.sampling import SamplerSettings, sample_latents
-from histogen.diffusion.weights import weights_digest
+from histogen.diffusion.sampling import sample_latents
+from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
+from histogen.training.precision import autocast, resolve_precision
+from histogen.training.weights import weights_sha256
 
 
 class EldmPipeline(DiffusionPipeline):
@@ -55,7 +58,7 @@ class EldmPipeline(DiffusionPipeline):
     def weights_sha256(self) -> str:
         """Return one digest of the U-Net's, the autoencoder's and the conditioner's weights."""
         parts = {"unet": self.unet, "autoencoder": self.autoencoder, "conditioner": self.conditioner}
-        return weights_digest(
+        return weights_sha256(
             {f"{part}.{key}": value for part, model in parts.items() for key, value in model.state_dict().items()}
         )
 
@@ -67,7 +70,7 @@ class EldmPipeline(DiffusionPipeline):
         sampler: SamplerSettings,
         micro_batch: int = 16,
         decode_batch: int = 16,
-        bf16: bool = True,
+        precision: Precision = "auto",
         unconditional: bool = False,
     ) -> np.ndarray:
         """Sample one tile per embedding.
@@ -78,7 +81,7 @@ class EldmPipeline(DiffusionPipeline):
             sampler: solver, steps and guidance.
             micro_batch: rows of every pass through the denoiser; part of what a tile depends on.
             decode_batch: rows of every pass through the decoder, which needs far more memory a tile; as above.
-            bf16: compute in bfloat16 where torch's autocast finds it safe.
+            precision: arithmetic of both networks; resolved here if it is auto. Part of what a tile depends on.
             unconditional: condition every tile on the null instead.
 
         Returns:
@@ -86,18 +89,19 @@ class EldmPipeline(DiffusionPipeline):
         """
         if not len(embeddings) == len(seeds) > 0:
             raise ConfigError(f"{len(embeddings)} embeddings and {len(seeds)} seeds; give one seed per embedding")
+        precision = resolve_precision(precision, self.device)
         noise = torch.stack([starting_noise(seed, self.latent_shape) for seed in seeds])
 
         def denoise(embeddings: Tensor, noise: Tensor) -> Tensor:
             null = self.conditioner.null(len(embeddings))
             conditioning = null if unconditional else self.conditioner(embeddings)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            with autocast(self.device, precision):
                 return sample_latents(
                     self._denoise, noise, conditioning, null, settings=sampler, trained=self.scheduler
                 )
 
         def decode(latents: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            with autocast(self.device, precision):
                 return decode_latents(self.autoencoder, latents)
 
         latents = map_micro_batches(denoise, embeddings, noise, micro_batch=micro_batch, device=self.device)

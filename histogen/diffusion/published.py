@@ -7,23 +7,19 @@ tensors only (anything else in a pickle is refused).
 
 from __future__ import annotations
 
-import pickle  # noqa: TID251 - for the name of the error that torch raises
 import re
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from histogen.diffusion.autoencoder import Autoencoder, AutoencoderSettings, build_autoencoder
-from histogen.diffusion.denoiser import DenoiserSettings, build_denoiser
+from histogen.diffusion.autoencoder import Autoencoder, build_autoencoder
+from histogen.diffusion.denoiser import build_denoiser
+from histogen.diffusion.settings import AutoencoderSettings, DenoiserSettings
 from histogen.errors import ConfigError
+from histogen.training.weights import read_tensors
 
 UNET_PREFIX, AUTOENCODER_PREFIX, CONDITIONER_PREFIX = (
     "model.diffusion_model.",
@@ -35,34 +31,6 @@ KL_SCALE = 0.18215
 State = dict[str, Tensor]
 
 
-def read_weights(path: Path) -> State:
-    """Return the tensors of a file; a Lightning checkpoint's ``state_dict`` is looked into.
-
-    Raises:
-        ConfigError: it cannot be read without executing code, or holds no tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            with warnings.catch_warnings(action="ignore"):  # of protocols, about files that are refused just after
-                state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"weights '{path}' cannot be read ({error.strerror}); check the path") from error
-    except SafetensorError as error:
-        raise ConfigError(f"weights '{path}' are damaged ({error}); copy the file again") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ConfigError(
-            f"weights '{path}' hold more than tensors, or are damaged; copy the file again, or save its state_dict as "
-            ".safetensors"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise ConfigError(f"weights '{path}' hold no tensors by name; give a state_dict")
-    return tensors
-
-
 def load_ldm_denoiser(path: Path, *, embedding_dim: int, latent_px: int, num_heads: int = 1) -> UNet2DConditionModel:
     """Return the U-Net in an LDM-layout file, with the averaged weights where the file has them.
 
@@ -72,7 +40,7 @@ def load_ldm_denoiser(path: Path, *, embedding_dim: int, latent_px: int, num_hea
     Raises:
         ConfigError: the file holds no such U-Net, or its tensors do not fit.
     """
-    state = read_weights(path)
+    state = read_tensors(path)
     if f"{UNET_PREFIX}input_blocks.0.0.weight" not in state:
         state = {f"{UNET_PREFIX}{key}": value for key, value in state.items()}
     blocks = {key.removeprefix(UNET_PREFIX): value for key, value in state.items() if key.startswith(UNET_PREFIX)}
@@ -131,7 +99,7 @@ def load_ldm_autoencoder(path: Path) -> Autoencoder:
     Raises:
         ConfigError: the file holds none, or its tensors do not fit.
     """
-    state = read_weights(path)
+    state = read_tensors(path)
     prefixed = any(key.startswith(AUTOENCODER_PREFIX) for key in state)
     prefix = AUTOENCODER_PREFIX if prefixed else ""
     wanted = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")

@@ -9,23 +9,11 @@ import numpy as np
 import torch
 from diffusers import VQModel
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from histogen.config import Settings
 from histogen.diffusion.autoencoder import Autoencoder
-
-
-class ReconstructionSettings(Settings):
-    """Weights of the terms; images are in [-1, 1], every term is a mean over elements."""
-
-    gradient_weight: float = Field(default=1.0, ge=0)
-    """Of the L1 between horizontal and vertical differences at scales 1, 2 and 4."""
-    kl_weight: float = Field(default=1e-4, ge=0)
-    """Of the KL from the standard normal, in nats per latent element (kl only)."""
-    commitment_weight: float = Field(default=1.0, ge=0)
-    """Of the codebook and commitment losses of van den Oord et al. 2017 (vq only)."""
+from histogen.diffusion.settings import ReconstructionSettings
 
 
 def reconstruct(autoencoder: Autoencoder, signal: Tensor, *, noise: Tensor) -> tuple[Tensor, Tensor]:

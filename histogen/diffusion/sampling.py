@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
 from diffusers import SchedulerMixin
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from histogen.config import Settings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
 from histogen.names import resolve
-
-SamplerName = Literal["dpmpp_2m", "ddim", "unipc", "heun", "flow_euler"]
 
 
 @dataclass(frozen=True)
@@ -50,27 +47,6 @@ SAMPLERS: Mapping[str, str] = {
     "flow_euler": "histogen.diffusion.sampling:FLOW_EULER",
 }
 """Deterministic samplers: from the same starting noise the same image."""
-
-
-class SamplerSettings(Settings):
-    """How a tile is sampled."""
-
-    name: SamplerName = "dpmpp_2m"
-    """The solver; DPM-Solver++ 2M is the habit of the successor model PixCell."""
-    steps: int = Field(default=20, ge=1, le=1000)
-    """Steps of the solver; Heun evaluates the network twice in each but the last."""
-    guidance: float = Field(default=2.0, ge=0)
-    """Classifier-free guidance scale: null + guidance * (conditional - null); 1 is none and skips the null pass."""
-    interval: tuple[float, float] = (0.05, 0.55)
-    """Part of the time axis (0 is data, 1 is noise) on which guidance acts; elsewhere the null pass is skipped.
-    Kynkäänniemi et al. 2024 (arXiv 2404.07724) found the middle best; this range is our translation of theirs."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> SamplerSettings:
-        low, high = self.interval
-        if not 0 <= low <= high <= 1:
-            raise ValueError("interval must be two numbers with 0 <= low <= high <= 1")
-        return self
 
 
 def build_sampler(settings: SamplerSettings, trained: SchedulerMixin) -> SchedulerMixin:

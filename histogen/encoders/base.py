@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from histogen.errors import EncoderError
+
 
 @dataclass(frozen=True)
 class EncoderCard:
@@ -60,13 +62,23 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return embeddings, float32 [B, D], of images uint8 or float [B, 3, H, W] in 0–255."""
+        """Return embeddings, float32 [B, D], of images uint8 or float [B, 3, H, W] in 0–255.
+
+        Raises:
+            EncoderError: what the network gives is not one vector of the card's length per image.
+        """
         pixels = images.to(self.mean.device, torch.float32)
         size = (self.card.image_px, self.card.image_px)
         if tuple(pixels.shape[-2:]) != size:
             pixels = functional.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
             pixels = pixels.clamp(0.0, 255.0)
-        return self.backbone((pixels - self.mean) / self.std).float()
+        embeddings = self.backbone((pixels - self.mean) / self.std).float()
+        if embeddings.shape != (len(images), self.card.dim):
+            raise EncoderError(
+                f"encoder '{self.card.name}' gives {list(embeddings.shape)} for {len(images)} tiles, not one embedding "
+                f"[{len(images)}, {self.card.dim}]; its card must say how tokens become an embedding"
+            )
+        return embeddings
 
 
 def key_of(name: str, weights_sha256: str) -> str:

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle  # noqa: TID251 - only the name of the error that a refused file raises
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from torch import nn
 
-from histogen.errors import EncoderError
+from histogen.encoders.unwrap import choose_state, named_as_timm, recorded_heads
+from histogen.errors import EncoderError, WeightsError
+from histogen.training.weights import read_content
 
-NESTED_KEYS = ("teacher", "student", "state_dict", "model", "model_state_dict")
-"""Under which key a checkpoint may hold the weights, in the order of preference; DINO evaluates the teacher."""
-PREFIXES = ("module.", "backbone.", "encoder.", "model.")
-HEAD = re.compile(r"^(head|fc|classifier|dino_head|ibot_head|head_drop)\.|^mask_token$")
-
-NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
-"""What torch's restricted unpickler raises on a file of something else."""
-UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
+HEAD = re.compile(r"^(head|fc|classifier|dino_head|ibot_head|head_drop|projector|predictor)\.|^mask_token$")
+"""What is left of a file without a word where the model has no place for it: what came after the features."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +28,8 @@ class LoadReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     resampled: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    """Heads of the file, which features have no use for."""
 
     @property
     def complete(self) -> bool:
@@ -45,7 +39,7 @@ class LoadReport:
     def sentence(self) -> str:
         """Return the report in words."""
         parts = [f"{len(self.loaded)} loaded"]
-        for word in ("missing", "unexpected", "resampled"):
+        for word in ("missing", "unexpected", "resampled", "left"):
             keys = getattr(self, word)
             if keys:
                 parts.append(f"{len(keys)} {word} ({', '.join(keys[:6])}{', …' if len(keys) > 6 else ''})")
@@ -58,42 +52,42 @@ def check_complete(report: LoadReport, *, what: str, advice: str = "give weights
         raise EncoderError(f"the weights in '{what}' do not fit: {report.sentence()}; {advice}")
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the backbone's weights in a safetensors or torch file, without wrappers' prefixes and without heads.
+def split_key(given: str) -> tuple[str, str | None]:
+    """Return the path and the key of ``FILE#KEY``; a file whose own name holds a # is taken as it is."""
+    path, mark, key = given.rpartition("#")
+    return (path, key) if mark and not Path(given).exists() else (given, None)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of one network in a file, by timm's names, and what the file itself says of its attention heads."""
+
+    state: dict[str, torch.Tensor]
+    heads: int | None
+
+
+def read_weights(path: Path, *, key: str | None = None) -> Weights:
+    """Return the weights in a safetensors or torch file: the teacher's or averaged ones unless ``key`` says which.
 
     Nothing in the file is executed.
 
     Raises:
-        EncoderError: the file is missing, cannot be read as weights, or holds none.
+        WeightsError: the file is missing, cannot be read as weights, or holds none.
+        EncoderError: it has nothing under ``key``.
     """
-    if not path.is_file():
-        raise EncoderError(f"weights '{path}' do not exist; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # DINO keeps its arguments beside the weights
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = "it is no file of weights, or would run code" if isinstance(error, NOT_TENSORS) else _first_line(error)
-        raise EncoderError(f"'{path}' holds no readable weights ({reason}); give another file") from error
-    state = _find_state(content)
+    content = read_content(path)
+    state = choose_state(content, key=key, what=str(path))
     if not state:
-        raise EncoderError(f"'{path}' holds no tensors by name; give a file of weights")
-    stripped = {_strip(key): value for key, value in state.items()}
-    return _with_timm_registers({key: value for key, value in stripped.items() if not HEAD.match(key)})
+        raise WeightsError(f"'{path}' holds no tensors by name; give a file of weights")
+    named = named_as_timm(state, what=str(path))
+    width = named["patch_embed.proj.weight"].shape[0] if "patch_embed.proj.weight" in named else 0
+    return Weights(named, recorded_heads(content, width) or _heads_of_norms(named))
 
 
-def _with_timm_registers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return DINOv2's weights with registers as timm has them: the class token has its place embedded already."""
-    if "register_tokens" not in weights or "pos_embed" not in weights or "cls_token" not in weights:
-        return weights
-    place = weights["pos_embed"]
-    own = {key: value for key, value in weights.items() if key != "register_tokens"}
-    own["reg_token"] = weights["register_tokens"]
-    own["cls_token"] = weights["cls_token"] + place[:, :1]
-    own["pos_embed"] = place[:, 1:]
-    return own
+def _heads_of_norms(weights: Mapping[str, torch.Tensor]) -> int | None:
+    """Return the heads of a transformer that normalises each head's queries: the one place where weights tell."""
+    norm, first = weights.get("blocks.0.attn.q_norm.weight"), weights.get("blocks.0.attn.qkv.weight")
+    return None if norm is None or first is None else first.shape[1] // len(norm)
 
 
 def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> LoadReport:
@@ -102,6 +96,7 @@ def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Load
     fitting: dict[str, torch.Tensor] = {}
     resampled: list[str] = []
     unexpected: list[str] = []
+    left: list[str] = []
     for key, value in weights.items():
         if (
             key == "pos_embed"
@@ -114,53 +109,49 @@ def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Load
             resampled.append(key)
         if key in own and own[key].shape == value.shape:
             fitting[key] = value
+        elif key not in own and HEAD.match(key):
+            left.append(key)
+        elif key in own:
+            unexpected.append(f"{key} {tuple(value.shape)}, not {tuple(own[key].shape)}")
         else:
             unexpected.append(f"{key} {tuple(value.shape)}")
     model.load_state_dict(fitting, strict=False)
     missing = tuple(key for key in own if key not in fitting)
-    return LoadReport(tuple(fitting), missing, tuple(unexpected), tuple(resampled))
+    return LoadReport(tuple(fitting), missing, tuple(unexpected), tuple(resampled), tuple(left))
 
 
-def vit_arguments(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the arguments of the vision transformer that ``weights`` (DINO's or DINOv2's key names) belong to.
+def vit_arguments(weights: Mapping[str, torch.Tensor], *, heads: int) -> dict[str, Any]:
+    """Return the arguments of the vision transformer with ``heads`` that ``weights`` (timm's names) belong to.
 
     Raises:
-        EncoderError: they are not a vision transformer's.
+        EncoderError: they are not a vision transformer's, or cannot have as many heads.
     """
     try:
         dim, _, patch, _ = weights["patch_embed.proj.weight"].shape
         tokens = weights["pos_embed"].shape[1]
+        hidden = weights["blocks.0.mlp.fc1.weight"].shape[0]
     except (KeyError, ValueError) as error:
         raise EncoderError(
-            "the weights are not a vision transformer's (no patch_embed.proj.weight or pos_embed); "
+            "the weights are not a vision transformer's (no patch_embed.proj.weight, pos_embed or blocks.0.mlp); "
             "give timm:NAME@FILE to say which model they belong to"
         ) from error
+    if heads < 1 or dim % heads:
+        raise EncoderError(f"weights of width {dim} cannot have {heads} attention heads; mend what says so")
     depth = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("blocks."))
     registers = weights["reg_token"].shape[1] if "reg_token" in weights else 0
-    grid = round((tokens if registers else tokens - 1) ** 0.5)
-    arguments: dict[str, Any] = {"patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": max(1, dim // 64)}
+    places = tokens if registers else tokens - 1
+    grid = round(places**0.5)
+    if grid**2 != places:
+        raise EncoderError(f"pos_embed has {places} places, which is no square of patches; give timm:NAME@FILE")
+    arguments: dict[str, Any] = {"patch_size": patch, "embed_dim": dim, "depth": depth, "num_heads": heads}
     arguments["img_size"] = grid * patch
+    if hidden != 4 * dim:
+        ratio = hidden / dim
+        arguments["mlp_ratio"] = ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
+    if weights["blocks.0.mlp.fc2.weight"].shape[1] * 2 == hidden:
+        arguments |= {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
     if "blocks.0.ls1.gamma" in weights:
         arguments["init_values"] = 1e-5
     if registers:
         arguments |= {"reg_tokens": registers, "no_embed_class": True}
     return arguments
-
-
-def _find_state(content: Any) -> dict[str, torch.Tensor]:
-    if not isinstance(content, Mapping):
-        return {}
-    for key in NESTED_KEYS:
-        if isinstance(content.get(key), Mapping):
-            return _find_state(content[key])
-    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-
-
-def _strip(key: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), None):
-        key = key.removeprefix(prefix)
-    return key
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,7 +1,8 @@
 """The one door to encoders: what a user may write, and who loads it.
 
 A run folder of ``histogen pretrain``, a folder that timm exported, ``timm:NAME``, ``timm:NAME@weights``,
-``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file.
+``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file; ``FILE#student`` takes these
+weights of a file that holds several.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from histogen.encoders.base import Encoder
+from histogen.encoders.checkpoint import split_key
 from histogen.encoders.dino import load_dino
 from histogen.encoders.timm import load_export
 from histogen.errors import EncoderError
@@ -37,12 +39,22 @@ def load_encoder(spec: str | Path, device: torch.device | str = "cpu") -> Encode
     path = Path(spec)
     if path.is_dir():
         return _load_folder(path).to(device)
-    if path.is_file():
-        return load_dino(path).to(device)
+    file, key = split_key(str(spec))
+    if Path(file).is_file():
+        return load_dino(Path(file), key=key).to(device)
     raise EncoderError(
         f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)}; "
         "give a run of `histogen pretrain`, timm:NAME, or a .pth file"
     )
+
+
+def absolute_spec(spec: str) -> str:
+    """Return ``spec`` with the file or folder in it as a path that holds in a worker's folder too."""
+    head, at, given = spec.rpartition("@")
+    path, key = split_key(given)
+    if not Path(path).exists():
+        return str(Path(spec).resolve()) if Path(spec).exists() else spec
+    return f"{head}{at}{Path(path).resolve()}{'' if key is None else f'#{key}'}"
 
 
 def _load_folder(path: Path) -> Encoder:

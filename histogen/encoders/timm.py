@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from histogen.encoders.base import Encoder, EncoderCard, key_of
-from histogen.encoders.checkpoint import check_complete, load_matching, read_weights
+from histogen.encoders.checkpoint import check_complete, load_matching, read_weights, split_key
 from histogen.errors import EncoderError
 from histogen.files import write_atomic
 
@@ -140,10 +140,11 @@ def load_timm(rest: str) -> Encoder:
     Raises:
         EncoderError: no such model, its weights are not to be had, or the file's weights do not fit.
     """
-    name, _, file = rest.partition("@")
-    if file:
+    name, _, given = rest.partition("@")
+    if given:
+        file, key = split_key(given)
         model = build_vit(name, {}) if name.startswith("vit") else _create(name, pretrained=False)
-        report = load_matching(model, read_weights(Path(file)))
+        report = load_matching(model, read_weights(Path(file), key=key).state)
         check_complete(report, what=file)
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         return Encoder(model, _card_of(model, name=name, digest=digest, source=f"timm:{rest}", supervision="unknown"))

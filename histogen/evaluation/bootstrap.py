@@ -54,41 +54,42 @@ class Difference:
         return "no difference shown"
 
 
+@dataclass(frozen=True)
+class Resampling:
+    """Of what, and how, intervals and tests are made: the same for every classifier of one set of tiles."""
+
+    metric: Metric
+    num_classes: int
+    seed: int
+    clusters: NDArray[np.integer] | None = None
+    """Slide or group [N] of each tile; None resamples tiles."""
+    draws: int = 1000
+    level: float = 0.95
+
+
 def bootstrap_interval(
     truth: NDArray[np.integer],
     predicted: NDArray[np.integer],
-    *,
-    metric: Metric,
-    num_classes: int,
-    clusters: NDArray[np.integer] | None = None,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int,
+    how: Resampling,
 ) -> Interval:
-    """Return ``metric`` of ``predicted`` [N] with its percentile interval at ``level``.
+    """Return the metric of ``predicted`` [N] with its percentile interval.
 
-    ``clusters`` [N] holds the slide or group of each tile; None resamples tiles. A class that a draw misses does
-    not count in that draw.
+    A class that a draw misses does not count in that draw.
     """
-    table = tabulate(truth, [predicted], clusters)
-    values = np.concatenate(
-        [metric(table.counts(draw, 0, num_classes)) for draw in table.resampled(draws, numpy_rng(seed, "bootstrap"))]
-    )
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(metric(table.counts(table.total, 0, num_classes))), float(low), float(high))
+    table = tabulate(truth, [predicted], how.clusters)
+
+    def score(counts: Counts) -> NDArray[np.float64]:
+        return np.asarray(how.metric(table.counts(counts, 0, how.num_classes)))
+
+    values = np.concatenate([score(draw) for draw in table.resampled(how.draws, numpy_rng(how.seed, "bootstrap"))])
+    return Interval(float(score(table.total)), *percentiles(values, how.level))
 
 
 def paired_difference(
     truth: NDArray[np.integer],
     predicted_a: NDArray[np.integer],
     predicted_b: NDArray[np.integer],
-    *,
-    metric: Metric,
-    num_classes: int,
-    clusters: NDArray[np.integer] | None = None,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int,
+    how: Resampling,
 ) -> Difference:
     """Return metric(a) - metric(b) on the same tiles.
 
@@ -96,21 +97,31 @@ def paired_difference(
     same, exchanging their predictions on any tile (or whole slide, with ``clusters``) would change nothing. With n
     clusters p cannot fall below 2 / 2^n, as it should be.
     """
-    table = tabulate(truth, [predicted_a, predicted_b], clusters)
+    table = tabulate(truth, [predicted_a, predicted_b], how.clusters)
 
     def delta(kept: Counts, swapped: Counts) -> NDArray[np.float64]:
-        counts_a = _add(table.counts(kept, 0, num_classes), table.counts(swapped, 1, num_classes))
-        counts_b = _add(table.counts(kept, 1, num_classes), table.counts(swapped, 0, num_classes))
-        return np.asarray(metric(counts_a) - metric(counts_b))
+        counts_a = _add(table.counts(kept, 0, how.num_classes), table.counts(swapped, 1, how.num_classes))
+        counts_b = _add(table.counts(kept, 1, how.num_classes), table.counts(swapped, 0, how.num_classes))
+        return np.asarray(how.metric(counts_a) - how.metric(counts_b))
 
     observed = float(delta(table.total, np.zeros_like(table.total)))
-    draw_rng, swap_rng = numpy_rng(seed, "bootstrap"), numpy_rng(seed, "permutation")
-    values = np.concatenate([delta(draw, np.zeros_like(draw)) for draw in table.resampled(draws, draw_rng)])
-    null = np.concatenate([delta(table.total - swap, swap) for swap in table.swapped(draws, swap_rng)])
+    draw_rng, swap_rng = numpy_rng(how.seed, "bootstrap"), numpy_rng(how.seed, "permutation")
+    values = np.concatenate([delta(draw, np.zeros_like(draw)) for draw in table.resampled(how.draws, draw_rng)])
+    null = np.concatenate([delta(table.total - swap, swap) for swap in table.swapped(how.draws, swap_rng)])
+    return Difference(observed, *percentiles(values, how.level), permutation_p(observed, null))
+
+
+def percentiles(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Return the limits that hold the share ``level`` of drawn ``values`` [R], leaving out as much on each side."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def permutation_p(observed: float, null: NDArray[np.float64]) -> float:
+    """Return the two-sided p of ``observed`` among the values [R] of permutations, itself counted as one."""
     # The tolerance keeps permutations that equal the observed difference from being lost to rounding.
     extreme = int((np.abs(null) >= abs(observed) - 1e-12).sum())
-    return Difference(observed, float(low), float(high), (1 + extreme) / (1 + draws))
+    return (1 + extreme) / (1 + len(null))
 
 
 @dataclass(frozen=True)

@@ -7,31 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from histogen.config import Settings
 from histogen.evaluation.consistency import embedding_consistency, source_ranks, summarise_ranks
 from histogen.evaluation.fidelity import frechet_distance, kernel_distance, manifold_metrics
 from histogen.evaluation.memorisation import CopyReport, CopyScores
+from histogen.evaluation.settings import FidelitySettings
 from histogen.evaluation.vectors import as_matrix, unit_rows
 from histogen.seeds import numpy_rng
 
 Embeddings = NDArray[np.floating]
 HISTOGRAM_BINS = 40
-
-
-class FidelitySettings(Settings):
-    """How sets are compared."""
-
-    max_tiles: int = Field(default=10_000, ge=10)
-    """Tiles of a set that are compared at most, drawn at random; the Fréchet distance depends on their number."""
-    k: int = Field(default=5, ge=1)
-    """Neighbours that span the manifolds; 5 is Naeem's value."""
-    kernel_subsets: int = Field(default=100, ge=1)
-    kernel_subset_size: int = Field(default=1000, ge=2)
-    """At most half of the smaller set is taken: subsets that are the whole set would have no spread."""
-    copy_quantile: float = Field(default=0.01, gt=0, lt=0.5)
-    """A tile is flagged as a copy when it is nearer to training than this share of held-out real tiles are."""
 
 
 def drawn_rows(count: int, size: int, *, seed: int, name: str) -> NDArray[np.int64]:

@@ -4,59 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from histogen.config import Settings
-from histogen.evaluation.knn import knn_predict
-from histogen.evaluation.linear import PENALTIES, linear_probe
+from histogen.evaluation.knn import knn_votes
+from histogen.evaluation.linear import linear_probe
 from histogen.evaluation.means import mean_difference, mean_interval
 from histogen.evaluation.retrieval import average_precisions
+from histogen.evaluation.settings import FewShotSettings, JudgeSettings, TestName
 from histogen.evaluation.simpleshot import few_shot_episodes, simpleshot_predict
 from histogen.evaluation.tasks import Task
 from histogen.evaluation.verdicts import Judgement, conclude, difference_json, scores
 
-TestName = Literal["knn", "linear", "simpleshot"]
 Predictions = NDArray[np.int64]
 Embeddings = NDArray[np.floating]
-
-
-class KnnSettings(Settings):
-    """DINO's protocol, or UNI's."""
-
-    protocol: Literal["dino", "uni"] = "dino"
-    k: int = Field(default=20, ge=1)
-    temperature: float = Field(default=0.07, gt=0)
-
-
-class LinearSettings(Settings):
-    """Penalties to choose from; with a single one, and in UNI's protocol, nothing is chosen."""
-
-    protocol: Literal["logistic-lbfgs", "uni"] = "logistic-lbfgs"
-    penalties: tuple[float, ...] = Field(default=PENALTIES, min_length=1)
-
-
-class FewShotSettings(Settings):
-    """SimpleShot from a few training tiles per class; no shots, no episodes."""
-
-    shots: tuple[int, ...] = ()
-    episodes: int = Field(default=1000, ge=2)
-
-
-class JudgeSettings(Settings):
-    """Which tests, and how they resample."""
-
-    tests: tuple[TestName, ...] = Field(default=("knn", "linear", "simpleshot"), min_length=1)
-    knn: KnnSettings = KnnSettings()
-    linear: LinearSettings = LinearSettings()
-    few_shot: FewShotSettings = FewShotSettings()
-    retrieval: bool = False
-    """Also the mean average precision of training tiles of the same class; it sorts all of them per test tile."""
-    draws: int = Field(default=1000, ge=100)
-    """Bootstrap draws and permutations."""
 
 
 def predict(
@@ -67,10 +30,11 @@ def predict(
     num_classes = len(task.classes)
     if test == "knn":
         knn = settings.knn
-        return knn_predict(
+        votes = knn_votes(
             train, task.train_labels, queries,
             num_classes=num_classes, k=knn.k, temperature=knn.temperature, protocol=knn.protocol, device=device,
-        ), {"protocol": knn.protocol, "k": knn.k}  # fmt: skip
+        )  # fmt: skip
+        return votes.argmax(axis=1), {"protocol": knn.protocol, "k": knn.k}
     if test == "simpleshot":
         return simpleshot_predict(train, task.train_labels, queries, num_classes=num_classes, device=device), {}
     probe = linear_probe(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from histogen.errors import ConfigError
 from histogen.evaluation.bootstrap import FEW_CLUSTERS
 from histogen.evaluation.memorisation import area_under_curve
-from histogen.evaluation.mil import MilSettings, cross_validate
+from histogen.evaluation.mil import cross_validate
+from histogen.evaluation.settings import MilSettings
 from histogen.evaluation.splits import Split
 from histogen.evaluation.tasks import Task
 from histogen.evaluation.verdicts import Judgement, conclude, scores

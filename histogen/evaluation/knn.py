@@ -36,7 +36,7 @@ def knn_votes(
     protocol: Protocol = "dino",
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """Return the votes [M, num_classes] float32 for each query, each row divided by its sum.
+    """Return the votes [M, num_classes] float32 for each query, each row divided by its sum; the class is the largest.
 
     Args:
         train: [N, D]; train_labels: [N] codes in [0, num_classes); queries: [M, D].
@@ -58,25 +58,6 @@ def knn_votes(
         _votes(chunk @ reference.T, labels, num_classes, k, temperature) for chunk in asked.split(QUERIES_PER_CHUNK)
     ]
     return np.asarray(torch.cat(votes).cpu().numpy(), dtype=np.float32)
-
-
-def knn_predict(
-    train: NDArray[np.floating],
-    train_labels: NDArray[np.integer],
-    queries: NDArray[np.floating],
-    *,
-    num_classes: int,
-    k: int = 20,
-    temperature: float = 0.07,
-    protocol: Protocol = "dino",
-    device: str = "cpu",
-) -> NDArray[np.int64]:
-    """Return the class [M] with the most votes for each query; see :func:`knn_votes`."""
-    votes = knn_votes(
-        train, train_labels, queries,
-        num_classes=num_classes, k=k, temperature=temperature, protocol=protocol, device=device,
-    )  # fmt: skip
-    return np.asarray(votes.argmax(axis=1), dtype=np.int64)
 
 
 def _votes(similarity: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float) -> Tensor:

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from histogen.evaluation.settings import PENALTIES
 from histogen.evaluation.splits import hold_out
 from histogen.evaluation.vectors import as_labels, as_matrix, few_threads
 
-PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 MAX_ITERATIONS = 1000
 GRADIENT_TOLERANCE = 1e-5
 HELD_OUT_SHARE = 0.2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from histogen.evaluation.bootstrap import Difference, Interval
+from histogen.evaluation.bootstrap import Difference, Interval, percentiles, permutation_p
 from histogen.seeds import numpy_rng
 
 Values = NDArray[np.float64]
@@ -23,8 +23,7 @@ def mean_interval(
     """Return the class-balanced mean of ``values`` [M] with its bootstrap interval; see :mod:`.bootstrap`."""
     sums, counts = _by_cluster(values, labels, clusters)
     drawn = _balanced(_weights(len(sums), draws, seed), sums, counts)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(_balanced(np.ones((1, len(sums))), sums, counts)[0]), float(low), float(high))
+    return Interval(float(_balanced(np.ones((1, len(sums))), sums, counts)[0]), *percentiles(drawn, level))
 
 
 def mean_difference(
@@ -44,9 +43,7 @@ def mean_difference(
     signs = numpy_rng(seed, "permutation").choice([-1.0, 1.0], size=(draws, len(sums)))
     total = counts.sum(axis=0)
     null = ((signs @ sums)[:, total > 0] / total[total > 0]).mean(axis=1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    extreme = int((np.abs(null) >= abs(observed) - 1e-12).sum())
-    return Difference(observed, float(low), float(high), (1 + extreme) / (1 + draws))
+    return Difference(observed, *percentiles(drawn, level), permutation_p(observed, null))
 
 
 def _by_cluster(

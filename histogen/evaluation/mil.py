@@ -15,27 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
-from histogen.config import Settings
 from histogen.errors import ConfigError
+from histogen.evaluation.settings import MilSettings
 from histogen.evaluation.vectors import few_threads
 from histogen.seeds import derive_seed, numpy_rng
-
-
-class MilSettings(Settings):
-    """How slides are learned; see the module for where the values come from."""
-
-    folds: int = Field(default=5, ge=2)
-    epochs: int = Field(default=40, ge=1)
-    hidden: int = Field(default=128, ge=1)
-    attention: int = Field(default=64, ge=1)
-    dropout: float = Field(default=0.25, ge=0, lt=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    max_tiles: int = Field(default=1024, ge=1)
-    """Tiles of a slide in one training step, drawn anew each time; a prediction takes all of them."""
 
 
 class GatedAttention(nn.Module):

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from histogen.evaluation.bootstrap import Difference, Interval, Table, tabulate
-from histogen.evaluation.metrics import Metric
+from histogen.evaluation.bootstrap import Difference, Interval, Resampling, Table, tabulate
 from histogen.seeds import numpy_rng
 
 Runs = Sequence[NDArray[np.integer]]
@@ -35,20 +34,14 @@ class _Term:
 def mean_of_runs(
     truth: NDArray[np.integer],
     runs: Runs,
-    *,
-    metric: Metric,
-    num_classes: int,
-    clusters: NDArray[np.integer] | None = None,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int,
+    how: Resampling,
 ) -> tuple[Interval, float]:
     """Return the mean metric of ``runs`` (predictions [N] each) with its interval, and their standard deviation."""
-    table = tabulate(truth, runs, clusters)
-    values, drawn = _metrics(table, len(runs), metric, num_classes, draws, seed)
+    table = tabulate(truth, runs, how.clusters)
+    values, drawn = _metrics(table, len(runs), how)
     terms = [_between(values), _Term(float(drawn.mean(axis=0).var(ddof=1)), np.inf)]
     mean = float(values.mean())
-    low, high, _ = _student(mean, terms, level)
+    low, high, _ = _student(mean, terms, how.level)
     return Interval(mean, low, high), float(values.std(ddof=1)) if len(runs) > 1 else 0.0
 
 
@@ -56,37 +49,31 @@ def difference_of_runs(
     truth: NDArray[np.integer],
     runs_a: Runs,
     runs_b: Runs,
-    *,
-    metric: Metric,
-    num_classes: int,
-    clusters: NDArray[np.integer] | None = None,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int,
+    how: Resampling,
 ) -> Difference:
     """Return mean metric of ``runs_a`` minus that of ``runs_b`` on the same tiles; p is two-sided, of the same t.
 
     A side of a single run has no variance between runs that could be known; none is counted for it.
     """
-    table = tabulate(truth, [*runs_a, *runs_b], clusters)
-    values, drawn = _metrics(table, len(runs_a) + len(runs_b), metric, num_classes, draws, seed)
+    table = tabulate(truth, [*runs_a, *runs_b], how.clusters)
+    values, drawn = _metrics(table, len(runs_a) + len(runs_b), how)
     a, b = values[: len(runs_a)], values[len(runs_a) :]
     tested = drawn[: len(runs_a)].mean(axis=0) - drawn[len(runs_a) :].mean(axis=0)
     terms = [_between(a), _between(b), _Term(float(tested.var(ddof=1)), np.inf)]
     delta = float(a.mean() - b.mean())
-    low, high, p = _student(delta, terms, level)
+    low, high, p = _student(delta, terms, how.level)
     return Difference(delta, low, high, p)
 
 
-def _metrics(
-    table: Table, num_runs: int, metric: Metric, num_classes: int, draws: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _metrics(table: Table, num_runs: int, how: Resampling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the metric of every run [n], and in every draw, the same tiles for all runs [n, draws]."""
-    values = np.array([float(metric(table.counts(table.total, run, num_classes))) for run in range(num_runs)])
-    resampled = list(table.resampled(draws, numpy_rng(seed, "bootstrap")))
-    drawn = np.stack(
-        [np.concatenate([metric(table.counts(d, run, num_classes)) for d in resampled]) for run in range(num_runs)]
-    )
+
+    def score(counts: NDArray[np.float64], run: int) -> NDArray[np.float64]:
+        return np.asarray(how.metric(table.counts(counts, run, how.num_classes)))
+
+    values = np.array([float(score(table.total, run)) for run in range(num_runs)])
+    resampled = list(table.resampled(how.draws, numpy_rng(how.seed, "bootstrap")))
+    drawn = np.stack([np.concatenate([score(draw, run) for draw in resampled]) for run in range(num_runs)])
     return values, drawn
 
 

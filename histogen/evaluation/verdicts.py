@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histogen.evaluation.bootstrap import Difference, bootstrap_interval, paired_difference
-from histogen.evaluation.metrics import METRICS
+from histogen.evaluation.bootstrap import Difference, Resampling, bootstrap_interval, paired_difference
+from histogen.evaluation.metrics import METRICS, Metric
 from histogen.evaluation.replicates import difference_of_runs, mean_of_runs
 from histogen.evaluation.tasks import Task
 
@@ -58,7 +58,7 @@ def scores(task: Task, predicted: Predictions, *, draws: int, seed: int) -> dict
     for name, metric in METRICS.items():
         found = bootstrap_interval(
             task.test_labels, predicted,
-            metric=metric, num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
+            _resampling(task, metric, draws, seed),
         )  # fmt: skip
         result[name] = found.value
         result["ci95" if name == "balanced_accuracy" else f"{name}_ci95"] = [found.low, found.high]
@@ -72,7 +72,7 @@ def differences(task: Task, predictions: ByEncoder, *, draws: int, seed: int) ->
         for test, metric in product(predictions[later], COMPARED):
             difference = paired_difference(
                 task.test_labels, predictions[later][test], predictions[earlier][test],
-                metric=METRICS[metric], num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
+                _resampling(task, METRICS[metric], draws, seed),
             )  # fmt: skip
             found.append(difference_json(later, earlier, f"{test}.{metric}", difference))
     return found
@@ -87,7 +87,7 @@ def _recipe_scores(
         for name in COMPARED:
             interval, spread = mean_of_runs(
                 task.test_labels, [predictions[run][test] for run in runs],
-                metric=METRICS[name], num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
+                _resampling(task, METRICS[name], draws, seed),
             )  # fmt: skip
             found[test][name] = interval.value
             found[test]["ci95" if name == "balanced_accuracy" else f"{name}_ci95"] = [interval.low, interval.high]
@@ -103,12 +103,16 @@ def _recipe_differences(
         for test, metric in product(predictions[groups[later][0]], COMPARED):
             sides = [[predictions[run][test] for run in groups[name]] for name in (later, earlier)]
             difference = difference_of_runs(
-                task.test_labels, *sides,
-                metric=METRICS[metric], num_classes=len(task.classes), clusters=task.clusters, draws=draws, seed=seed,
+                task.test_labels, sides[0], sides[1],
+                _resampling(task, METRICS[metric], draws, seed),
             )  # fmt: skip
             runs = {"runs_a": len(sides[0]), "runs_b": len(sides[1])}
             found.append({**difference_json(later, earlier, f"{test}.{metric}", difference), **runs})
     return found
+
+
+def _resampling(task: Task, metric: Metric, draws: int, seed: int) -> Resampling:
+    return Resampling(metric, len(task.classes), seed, clusters=task.clusters, draws=draws)
 
 
 def difference_json(a: str, b: str, metric: str, difference: Difference) -> dict[str, Any]:

@@ -170,7 +170,9 @@ def _copies(path: Path) -> Iterable[RenderableType]:
 
 def _run(path: Path) -> Iterable[RenderableType]:
     record = read_run(path)
-    facts: dict[str, str] = {key: _short(record[key]) for key in ("command", "status", "histogen") if key in record}
+    facts: dict[str, str] = {
+        key: _short(record[key]) for key in ("command", "status", "histogen", "precision") if key in record
+    }
     facts |= {key: _short(value) for key, value in record.get("results", {}).items()}
     facts |= {f"last {key}": _short(value) for key, value in _last_metrics(path).items()}
     yield Text(f"run {path}", style="bold")

@@ -49,14 +49,15 @@ def claim_output(
     *,
     command: str,
     inputs: Mapping[str, str] | None = None,
+    precision: str | None = None,
     located: Collection[str] = (),
     is_used: Callable[[str], bool] = lambda _: True,
 ) -> Path:
     """Make ``config.out`` the output of ``command`` with these settings, and return it.
 
     ``inputs`` maps the name of each input to its content hash; a resumed stage must have the same ones, but for those
-    that ``is_used`` says nothing is made from yet: they may come, go and change. ``located`` are settings that only
-    say where inputs are.
+    that ``is_used`` says nothing is made from yet: they may come, go and change. ``precision``, resolved, is recorded.
+    ``located`` are settings that only say where inputs are.
 
     Raises:
         OutputExistsError: it exists and neither resume nor overwrite is set; nothing was touched.
@@ -65,6 +66,7 @@ def claim_output(
     """
     out = config.out
     record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
+    record |= {} if precision is None else {"precision": precision}
     if out.exists() and not _is_unclaimed(out):
         _check_command(out, command)
         if config.overwrite:
@@ -76,6 +78,8 @@ def claim_output(
             if run.get("inputs") != record["inputs"]:  # more to do, though what was there before may be complete
                 run |= {"inputs": record["inputs"], "status": "started"}
                 write_atomic(records_folder(out) / RUN_NAME, json.dumps(run, indent=1))
+            if precision is not None and run.get("precision") != precision:  # begun before precision was recorded
+                write_atomic(records_folder(out) / RUN_NAME, json.dumps(run | {"precision": precision}, indent=1))
             return out
         else:
             raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")

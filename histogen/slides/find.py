@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from histogen.errors import ConfigError
-from histogen.geometry import Mpp
-from histogen.manifest import read_slide_manifest
+from histogen.manifest import SlideRecord, read_slide_manifest
 from histogen.slides.base import slide_id_of
 
 SUFFIXES = frozenset(
@@ -20,27 +18,14 @@ SAMPLE_BYTES = 65536
 NUM_SAMPLES = 16
 
 
-@dataclass(frozen=True)
-class SlideSource:
-    """A slide to tile, and what a manifest states about it."""
-
-    path: Path
-    slide_id: str
-    mpp: Mpp | None = None
-    annotations: Path | None = None
-    label: str | None = None
-    split: str | None = None
-    group: str | None = None
-
-
-def find_slides(paths: Iterable[Path]) -> list[SlideSource]:
+def find_slides(paths: Iterable[Path]) -> list[SlideRecord]:
     """Return the slides in ``paths``, in the order of their names within each.
 
     Raises:
         ConfigError: a path does not exist, nothing is found, or two slides have one id.
         ManifestError: a manifest cannot be used.
     """
-    sources: dict[str, SlideSource] = {}
+    sources: dict[str, SlideRecord] = {}
     for source in _sources(list(paths)):
         other = sources.setdefault(source.slide_id, source)
         if other.path.resolve() != source.path.resolve():
@@ -51,20 +36,19 @@ def find_slides(paths: Iterable[Path]) -> list[SlideSource]:
     return list(sources.values())
 
 
-def _sources(paths: list[Path]) -> Iterator[SlideSource]:
+def _sources(paths: list[Path]) -> Iterator[SlideRecord]:
     if not paths:
         raise ConfigError("no slides are given; name slides, folders of slides or manifests")
     for path in paths:
         if not path.exists():
             raise ConfigError(f"slides '{path}' do not exist; check the path")
         if path.suffix == ".csv":
-            for r in read_slide_manifest(path):
-                yield SlideSource(r.path, r.slide_id, r.mpp, r.annotations, r.label, r.split, r.group)
+            yield from read_slide_manifest(path)
             continue
         found = list(_in_folder(path)) if path.is_dir() else [path]
         if not found:
             raise ConfigError(f"folder '{path}' holds no slides ({' '.join(sorted(SUFFIXES))}); check the path")
-        yield from (SlideSource(slide, slide_id_of(slide)) for slide in found)
+        yield from (SlideRecord(slide, slide_id_of(slide)) for slide in found)
 
 
 def _in_folder(folder: Path) -> Iterator[Path]:

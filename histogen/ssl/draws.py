@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from histogen.seeds import derive_seed, uniforms
+from histogen.ssl.settings import ChangeSettings
 
 NUM_TRIES = 10
 """How often RandomResizedCrop tries a box before it takes the largest central one."""
@@ -24,28 +25,16 @@ _NUM_UNIFORMS = 2 * NUM_TRIES + 21
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """How one view slot is drawn. Shares are probabilities; jitter as in torchvision's ColorJitter."""
+    """How one view slot is drawn; ``blur`` and ``solarize`` are shares of views."""
 
     px: int
     scale: tuple[float, float]
     """Share of the tile's area that a crop covers, uniform between the two."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of the box, log-uniform."""
-    flip: float = 0.5
-    vertical_flip: float = 0.0
-    quarter_turn: float = 0.0
-    """Share of views that are also transposed; with both flips at 0.5, 0.5 gives all eight orientations evenly."""
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale: float = 0.2
     blur: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
-    stain: float = 0.0
-    """Stain jitter: haematoxylin, eosin and residual density times U(1 - s, 1 + s) plus U(-s, s)."""
+    change: ChangeSettings = ChangeSettings()
 
 
 @dataclass(frozen=True)
@@ -95,28 +84,29 @@ def draw_views(specs: Sequence[ViewSpec], tile_px: int, *, seed: int, positions:
 
 
 def _draw(spec: ViewSpec, tile_px: int, seed: int, positions: np.ndarray) -> Draws:
+    change = spec.change
     u = uniforms(seed, positions, _NUM_UNIFORMS)
     top, left, height, width = _boxes(spec, tile_px, u[:, : 2 * NUM_TRIES + 2])
     rest = u[:, 2 * NUM_TRIES + 2 :]
-    jittered = rest[:, 3] < spec.jitter
-    ranges = np.array([spec.brightness, spec.contrast, spec.saturation, spec.hue])
+    jittered = rest[:, 3] < change.jitter
+    ranges = np.array([change.brightness, change.contrast, change.saturation, change.hue])
     factors = np.array([1.0, 1.0, 1.0, 0.0]) + np.where(jittered[:, None], (2 * rest[:, 4:8] - 1) * ranges, 0.0)
-    low, high = spec.blur_sigma
-    stain = np.where([True] * 3 + [False] * 3, 1.0, 0.0) + (2 * rest[:, 13:19] - 1) * spec.stain
+    low, high = change.blur_sigma
+    stain = np.where([True] * 3 + [False] * 3, 1.0, 0.0) + (2 * rest[:, 13:19] - 1) * change.stain
     return Draws(
         top=top,
         left=left,
         height=height,
         width=width,
-        flip=rest[:, 0] < spec.flip,
-        vertical_flip=rest[:, 1] < spec.vertical_flip,
-        transpose=rest[:, 2] < spec.quarter_turn,
+        flip=rest[:, 0] < change.flip,
+        vertical_flip=rest[:, 1] < change.vertical_flip,
+        transpose=rest[:, 2] < change.quarter_turn,
         factors=factors,
         order=_ORDERS[(rest[:, 8] * len(_ORDERS)).astype(np.int64)],
-        grayscale=rest[:, 9] < spec.grayscale,
+        grayscale=rest[:, 9] < change.grayscale,
         sigma=np.where(rest[:, 10] < spec.blur, low + (high - low) * rest[:, 11], 0.0),
         solarize=rest[:, 12] < spec.solarize,
-        stain=stain if spec.stain > 0 else np.full_like(stain, np.nan),
+        stain=stain if change.stain > 0 else np.full_like(stain, np.nan),
     )
 
 

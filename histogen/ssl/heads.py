@@ -14,11 +14,12 @@ class Prototypes(nn.Module):
         super().__init__()
         self.weight_v = nn.Parameter(nn.Linear(dim, num_prototypes, bias=False).weight.detach())
         self.weight_g = nn.Parameter(torch.ones(num_prototypes, 1), requires_grad=not norm_last_layer)
+        self.norm_last_layer = norm_last_layer  # asked of the teacher too, none of whose parameters has a gradient
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return [B, K] of unit vectors [B, dim]."""
         weight = functional.normalize(self.weight_v, dim=1)
-        if self.weight_g.requires_grad:
+        if not self.norm_last_layer:
             weight = weight * self.weight_g
         return functional.linear(x, weight)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from histogen.encoders.checkpoint import LoadReport, check_complete, load_matching, read_weights
+from histogen.encoders.checkpoint import LoadReport, check_complete, load_matching, read_weights, split_key
 from histogen.encoders.registry import load_encoder
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.teacher import copy_weights
@@ -39,8 +39,9 @@ def start_from(spec: str, networks: tuple[DinoNetwork, DinoNetwork], *, partial:
         EncoderError: there is no such encoder; nothing of it fits; or not all of it, and ``partial`` is false.
     """
     weights: Mapping[str, torch.Tensor]
-    if Path(spec).is_file():
-        weights, supervision = read_weights(Path(spec)), "as its authors state"
+    file, key = split_key(spec)
+    if Path(file).is_file():
+        weights, supervision = read_weights(Path(file), key=key).state, "as its authors state"
     else:
         encoder = load_encoder(spec)
         weights, supervision = encoder.backbone.state_dict(), encoder.card.supervision

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from histogen.encoders.timm import build_vit
 from histogen.errors import ConfigError
+from histogen.ssl.drop_path import give_masks, sample_drop_paths
 from histogen.ssl.heads import DinoHead
 from histogen.ssl.settings import SslSettings
 from histogen.ssl.teacher import copy_weights
@@ -24,6 +26,9 @@ class DinoNetwork(nn.Module):
     def __init__(self, backbone: nn.Module, head: DinoHead, *, masked: bool = False) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.drop_paths = sample_drop_paths(backbone)
+        self.masks_of: tuple[int, np.ndarray] | None = None
+        """Seed of the step, and the tiles' places in the global batch, int64 [B]: what drop path's masks follow."""
         if masked:
             if not isinstance(backbone, VisionTransformer):
                 name = type(backbone).__name__
@@ -46,6 +51,9 @@ class DinoNetwork(nn.Module):
         for size in sizes:
             same = [crop.flatten(0, 1) for crop in crops if crop.shape[-1] == size]
             pixels = torch.cat(same) if len(same) > 1 else same[0]
+            if self.masks_of is not None and self.drop_paths:
+                views = [(k, v) for k, crop in enumerate(crops) if crop.shape[-1] == size for v in range(len(crop))]
+                give_masks(self.drop_paths, views, self.masks_of[1], seed=self.masks_of[0])
             if masks is not None and not features:
                 pooled, at_masks = self._masked(pixels, masks.flatten(0, 1), hide)
                 features.append(pooled)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from histogen.config import Settings
+from histogen.config import Precision, Settings
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -63,24 +63,30 @@ class CropSettings(Settings):
     """Local crops per tile. DINO: 8."""
 
 
-class AugmentSettings(Settings):
-    """How views are changed; lists are (global 1, global 2, local). All defaults are DINO's."""
+class ChangeSettings(Settings):
+    """How a view is changed: shares of views, and jitter as in torchvision's ColorJitter. All defaults are DINO's."""
 
     flip: Chance = 0.5
     vertical_flip: Chance = 0.0
     quarter_turn: Chance = 0.0
+    """Share of views that are also transposed; with both flips at 0.5, 0.5 gives all eight orientations evenly."""
     jitter: Chance = 0.8
     brightness: Chance = 0.4
     contrast: Chance = 0.4
     saturation: Chance = 0.2
     hue: float = Field(0.1, ge=0.0, le=0.5)
     grayscale: Chance = 0.2
-    blur: Chances = (1.0, 0.1, 0.5)
     blur_sigma: Lengths = (0.1, 2.0)
     """Pixels of the view, as DINO's; scale it with the crop when crops are small."""
-    solarize: Chances = (0.0, 0.2, 0.0)
     stain: float = Field(0.0, ge=0.0, lt=1.0)
-    """Stain jitter in optical density; 0 is none. Not in DINO."""
+    """Stain jitter s: density of haematoxylin, eosin and residual times U(1 - s, 1 + s) plus U(-s, s). Not in DINO."""
+
+
+class AugmentSettings(ChangeSettings):
+    """How views are changed; lists are (global 1, global 2, local). All defaults are DINO's."""
+
+    blur: Chances = (1.0, 0.1, 0.5)
+    solarize: Chances = (0.0, 0.2, 0.0)
     normalise: Literal["imagenet", "tiles"] | Normalised = "imagenet"
     """Mean and standard deviation per channel: ImageNet's (DINO), measured on 1,024 of the tiles, or given."""
 
@@ -140,8 +146,9 @@ class OptimSettings(Settings):
     clip: float = Field(3.0, ge=0.0)
     """Largest norm of one tensor's gradient; 0 is no clipping."""
     freeze_last_layer_epochs: float = Field(1.0, ge=0.0)
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the networks; auto is bfloat16 where the hardware has it. DINO: float16 with loss scaling."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto is bfloat16 where the hardware multiplies it, else float32. DINO: float16 with
+    loss scaling."""
 
 
 class GenSettings(Settings):

@@ -13,7 +13,8 @@ import torch
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from histogen.errors import ConfigError, TrainingStoppedError
+from histogen.config import Precision
+from histogen.errors import TrainingStoppedError
 from histogen.seeds import derive_seed
 from histogen.ssl import losses, spread
 from histogen.ssl.augment import Normalisation
@@ -25,6 +26,7 @@ from histogen.ssl.settings import SslSettings
 from histogen.ssl.teacher import Centre, sinkhorn_centre, update_teacher
 from histogen.ssl.views import ViewMaker, Views
 from histogen.training import processes
+from histogen.training.precision import autocast
 from histogen.training.schedules import Cosine, LinearWarmup
 
 
@@ -60,24 +62,10 @@ class Schedules:
         )
 
 
-def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that networks compute in; ``auto`` is bfloat16 where the hardware multiplies it.
-
-    Raises:
-        ConfigError: float16 on a CPU.
-    """
-    if name == "float16" and device.type != "cuda":
-        raise ConfigError("optim.precision 'float16' needs a GPU; use bfloat16, float32 or auto")
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
-
-
 class DinoTask:
     """Student, teacher, centre and optimizer, and the step that moves them (see :class:`~histogen.training.loop.Task`).
 
-    ``read`` returns this process's share of the batch of a step.
+    ``read`` returns this process's share of the batch of a step; ``precision`` is resolved.
     """
 
     def __init__(
@@ -90,18 +78,19 @@ class DinoTask:
         *,
         seed: int,
         device: torch.device,
+        precision: Precision,
     ) -> None:
         self.settings, self.read, self.schedules, self.seed, self.device = settings, read, schedules, seed, device
         self.student, self.teacher = (network.to(device) for network in networks)
         self.teacher.eval()
         self.num_done = 0
         """Steps that this process has done; unlike the state, it begins at 0 again when a run is resumed."""
-        self.dtype = resolve_precision(settings.optim.precision, device)
+        self.precision = precision
         self.centre, self.patch_centre = (
             Centre(settings.model.prototypes, settings.loss.centre_momentum).to(device) for _ in range(2)
         )
         self.optimizer = build_adamw(self.student)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self.watch = CollapseWatch(settings.model.prototypes, likely_causes(settings), every=settings.collapse.every)
         self.make_views = ViewMaker(settings, normalisation, device)
         if device.type == "cpu":
@@ -116,7 +105,7 @@ class DinoTask:
 
     def step(self, step: int) -> dict[str, float]:
         """Do one step, and return its metrics."""
-        torch.manual_seed(derive_seed(self.seed, "step", step, processes.rank()))  # drop path
+        torch.manual_seed(derive_seed(self.seed, "step", step, processes.rank()))  # dropout, where asked for
         self.student.train()
         batch, parts = self.read(step), self.settings.optim.accumulate
         set_rates(self.optimizer, lr=self.schedules.lr(step), weight_decay=self.schedules.weight_decay(step))
@@ -178,11 +167,12 @@ class DinoTask:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return the loss, the teacher's ordinary raw outputs [2, B, K], those at masked patches, and what to log."""
         views = self.make_views(batch, seed=derive_seed(self.seed, "views", step))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with autocast(self.device, self.precision):
             with torch.no_grad():
                 extra = [] if views.partners is None else [views.partners]
                 outputs, seen_by_teacher, patches = self.teacher([views.globals, *extra], views.masks, hide=False)
             crops = [views.globals, views.interpolated, views.locals, views.interpolated_locals]
+            self.student.masks_of = (derive_seed(self.seed, "step", step), batch.positions)
             student, features, hidden = self._parallel([crop for crop in crops if crop is not None], views.masks)
         raw, found = outputs[0], dict(zip((k for k, c in enumerate(crops) if c is not None), student, strict=True))
         own = torch.cat([found[0], found[2]]) if 2 in found else found[0]

@@ -21,16 +21,9 @@ _INTERPOLATED_SLOT, _PARTNER_SLOT, _LOCAL_SLOT = 100, 200, 1000
 def view_specs(settings: SslSettings) -> tuple[list[ViewSpec], list[ViewSpec]]:
     """Return the slots of global views (two) and of local views."""
     crops, change = settings.crops, settings.augment
-    common = {
-        key: getattr(change, key)
-        for key in (
-            "flip", "vertical_flip", "quarter_turn", "jitter", "brightness", "contrast", "saturation", "hue",
-            "grayscale", "blur_sigma", "stain",
-        )
-    }  # fmt: skip
 
     def spec(kind: int, px: int, scale: tuple[float, float]) -> ViewSpec:
-        return ViewSpec(px=px, scale=scale, blur=change.blur[kind], solarize=change.solarize[kind], **common)
+        return ViewSpec(px=px, scale=scale, blur=change.blur[kind], solarize=change.solarize[kind], change=change)
 
     global_specs = [spec(kind, crops.global_px, crops.global_scale) for kind in (0, 1)]
     return global_specs, [spec(2, crops.local_px, crops.local_scale)] * crops.num_local

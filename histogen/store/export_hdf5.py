@@ -6,6 +6,7 @@ the target magnification (with ``patch_size_level0`` beside it), CLAM's in pixel
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +31,63 @@ def write_clam(tiles: TileSet, file: Path, *, encoder: str | None, images: bool)
     return _write(tiles, file, encoder, images, _clam_attributes)
 
 
-def read_features(file: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return ``features`` float32 [N, D] and ``coords`` int64 [N, 2] of a file of CLAM's or TRIDENT's.
+@dataclass(frozen=True)
+class Features:
+    """What a file of CLAM's or TRIDENT's holds of a slide."""
+
+    features: NDArray[np.float32]
+    """[N, D], finite."""
+    coords: NDArray[np.int64]
+    """[N, 2], left top corners in level-0 pixels."""
+    side_l0: float | None
+    """Side of a patch in level-0 pixels, where the file states it."""
+
+
+def read_features(file: Path) -> Features:
+    """Return the features of a file of CLAM's or TRIDENT's, and where they are.
 
     Raises:
-        StoreError: it is not HDF5, or has not both arrays of one length.
+        StoreError: it is not HDF5, has not both arrays of one length, or a feature is not finite.
     """
     h5py = needed("h5py")
     try:
         with h5py.File(file, "r") as h5:
-            features, coords = (read_numbers(h5, name) for name in ("features", "coords"))
-    except (OSError, KeyError, ValueError) as error:
+            features, (coords, side) = read_numbers(h5, "features"), _places(h5)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"'{file}' is not a feature file of CLAM or TRIDENT ({error}); give one") from error
     if features.ndim == 3 and features.shape[0] == 1:  # some writers keep a batch axis
         features = features[0]
-    if features.ndim != 2 or coords.shape != (len(features), 2):
-        raise StoreError(f"'{file}' has features {features.shape} and coords {coords.shape}, not [N, D] and [N, 2]")
-    return features.astype(np.float32), coords.astype(np.int64)
+    if features.ndim != 2 or len(coords) != len(features) or features.dtype.kind not in "fiu":
+        raise StoreError(
+            f"'{file}' has features {features.shape} {features.dtype} and coords {coords.shape}, not numbers [N, D] "
+            "and [N, 2]; give another file"
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is refused
+        values = features.astype(np.float32)
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(broken):
+        raise StoreError(
+            f"'{file}' has {len(broken)} of {len(values)} features that are not finite, the first in row {broken[0]}; "
+            "compute them again"
+        )
+    return Features(values, coords, side)
+
+
+def _places(h5: Any) -> tuple[NDArray[np.int64], float | None]:
+    """Return ``coords`` int64 [N, 2] and a tile's side in level-0 pixels, where the file says it without its slide."""
+    coords, said = read_numbers(h5, "coords"), dict(h5["coords"].attrs)
+    if coords.ndim == 3 and coords.shape[0] == 1:  # some writers keep a batch axis
+        coords = coords[0]
+    if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords):
+        raise ValueError(f"its coords {coords.shape} are not [N, 2] of at least one tile")
+    if not np.isfinite(coords).all():
+        row = int(np.flatnonzero(~np.isfinite(coords).all(axis=1))[0])
+        raise ValueError(f"it has coords {coords[row].tolist()} in row {row}")
+    if "patch_size_level0" in said:
+        return coords.astype(np.int64), float(said["patch_size_level0"])
+    if said.get("patch_level") == 0 and "patch_size" in said:
+        return coords.astype(np.int64), float(said["patch_size"])
+    return coords.astype(np.int64), None  # CLAM's patch_size is in pixels of a level whose scale is not in the file
 
 
 def read_numbers(h5: Any, name: str) -> NDArray[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from histogen.errors import StoreError
+from histogen.manifest import read_store_manifest
 
 STORE_SUFFIX = ".zarr"
 
@@ -27,8 +28,6 @@ def find_stores(paths: Path | str | Sequence[Path | str]) -> list[Path]:
 
 def _stores_of(path: Path) -> Iterable[Path]:
     if path.suffix == ".csv":
-        from histogen.manifest import read_store_manifest
-
         return read_store_manifest(path)
     if (path / "zarr.json").exists():
         return [path]

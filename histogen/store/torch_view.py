@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from histogen.store.tile_set import TileSet
+
+class Tiles(Protocol):
+    """What the dataset reads: a tile set, or anything that reads like one."""
+
+    tile_px: int
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return one tile, uint8 [H, W, 3]."""
+
+    def read_tiles(self, indices: Sequence[int], *, out: np.ndarray) -> np.ndarray:
+        """Read tiles into ``out``, uint8 [B, H, W, 3]."""
 
 
 class TorchTiles(Dataset[torch.Tensor]):
@@ -21,7 +36,7 @@ class TorchTiles(Dataset[torch.Tensor]):
         DataLoader(dataset, sampler=batches, batch_size=None, num_workers=8)
     """
 
-    def __init__(self, tiles: TileSet) -> None:
+    def __init__(self, tiles: Tiles) -> None:
         self.tiles = tiles
 
     def __len__(self) -> int:

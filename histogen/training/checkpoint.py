@@ -72,13 +72,3 @@ def _verified(path: Path) -> bytes | None:
     except (OSError, ValueError):
         return None  # unreadable is the same as not there: the checkpoint before it is used
     return data if hashlib.sha256(data).hexdigest() == note.get("sha256") else None
-
-
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """Return one digest of named tensors: of names, dtypes, shapes and bytes, in the order of names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -32,16 +32,23 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs) while the block runs."""
+def process_group(name: str) -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs) while the block runs.
+
+    Yields this process's device, which ``auto``, ``cpu`` or ``cuda`` stands for.
+
+    Raises:
+        ConfigError: ``cuda`` is asked for and there is none.
+    """
+    device = resolve_device(name)
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or distributed.is_initialized():
-        yield
+        yield device
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield
+        yield device
     finally:
         distributed.destroy_process_group()
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.autoencoder import AutoencoderSettings, build_autoencoder, record_statistics
+from histogen.diffusion.autoencoder import build_autoencoder, record_statistics
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings, build_denoiser
-from histogen.diffusion.loss import ObjectiveSettings, build_scheduler
+from histogen.diffusion.denoiser import build_denoiser
+from histogen.diffusion.loss import build_scheduler
 from histogen.diffusion.pipeline import EldmPipeline
+from histogen.diffusion.settings import AutoencoderSettings, DenoiserSettings, ObjectiveSettings
 
 DENOISER = DenoiserSettings(channels=(16, 32), layers_per_block=1, head_width=16, norm_groups=8, cross_attention_dim=8)
 AUTOENCODER = AutoencoderSettings(

@@ -10,28 +10,21 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 
 from histogen.diffusion.autoencoder import (
-    AutoencoderSettings,
     build_autoencoder,
     decode_latents,
     dihedral,
     draw_latents,
     encode_moments,
     latent_statistics,
-    load_autoencoder,
     record_statistics,
     standardize,
     to_images,
     to_signal,
     unstandardize,
 )
-from histogen.diffusion.reconstruction import (
-    ReconstructionSettings,
-    gradient_loss,
-    psnr,
-    reconstruct,
-    reconstruction_loss,
-    ssim,
-)
+from histogen.diffusion.autoencoder_files import load_autoencoder
+from histogen.diffusion.reconstruction import gradient_loss, psnr, reconstruct, reconstruction_loss, ssim
+from histogen.diffusion.settings import AutoencoderSettings, ReconstructionSettings
 from histogen.errors import ConfigError
 
 TINY = {"channels": (8, 16), "layers_per_block": 1, "latent_channels": 3, "norm_groups": 4, "attention": False}

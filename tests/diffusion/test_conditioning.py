@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from histogen.diffusion.conditioning import INJECTIONS, Conditioner, slerp
-from histogen.diffusion.denoiser import DenoiserSettings, build_denoiser
+from histogen.diffusion.denoiser import build_denoiser
+from histogen.diffusion.settings import DenoiserSettings
 from histogen.errors import EncoderError
 
 

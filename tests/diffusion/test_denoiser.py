@@ -7,7 +7,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.denoiser import DenoiserSettings, attend_fast, build_denoiser
+from histogen.diffusion.denoiser import attend_fast, build_denoiser
+from histogen.diffusion.settings import DenoiserSettings
 
 TINY = {"channels": (16, 32), "layers_per_block": 1, "head_width": 16, "norm_groups": 8, "cross_attention_dim": 8}
 

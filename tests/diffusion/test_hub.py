@@ -9,10 +9,12 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from histogen.diffusion.autoencoder import AutoencoderSettings, autoencoder_name, build_autoencoder, load_autoencoder
+from histogen.diffusion.autoencoder import build_autoencoder
+from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder
 from histogen.diffusion.hub import local_path, short_name
-from histogen.diffusion.published import read_weights
+from histogen.diffusion.settings import AutoencoderSettings
 from histogen.errors import ConfigError
+from histogen.training.weights import read_tensors
 
 COMMIT = "31f26fdeee1355a5c34592e401dd41e45d25a493"
 
@@ -38,12 +40,12 @@ def test_a_repository_a_folder_and_a_file_in_it_are_found(cache: Path) -> None:
     weights = {}
     for spec, folder in (("hf:an-org/vae-mse", cache), ("hf:an-org/vae-mse/inner", cache / "inner")):
         model = load_autoencoder(local_path(spec))
-        own = read_weights(folder / "diffusion_pytorch_model.safetensors")
+        own = read_tensors(folder / "diffusion_pytorch_model.safetensors")
         assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
         weights[spec] = autoencoder_name(model, local_path(spec))
     assert all(name.startswith("vae-mse-") for name in weights.values())
     assert len(set(weights.values())) == 2
-    assert read_weights(local_path("hf:an-org/vae-mse/ldm.safetensors"))["a"].tolist() == [0.0, 1.0, 2.0]
+    assert read_tensors(local_path("hf:an-org/vae-mse/ldm.safetensors"))["a"].tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.usefixtures("cache")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from histogen.diffusion.loss import Objective, ObjectiveSettings, build_scheduler, by_noise_level, sample_timesteps
+from histogen.diffusion.loss import Objective, build_scheduler, by_noise_level, sample_timesteps
+from histogen.diffusion.settings import ObjectiveSettings
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

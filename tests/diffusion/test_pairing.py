@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histogen.diffusion.pairing import AlphaSettings, choose_partners, draw_alpha, nearest_others
+from histogen.diffusion.pairing import choose_partners, draw_alpha, nearest_others
+from histogen.diffusion.settings import AlphaSettings
 from histogen.errors import ConfigError
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from histogen.config import Precision
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline, starting_noise
-from histogen.diffusion.sampling import SamplerSettings
+from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
 
 SAMPLER = SamplerSettings(steps=4, interval=(0.0, 1.0))
@@ -23,12 +24,12 @@ def asked() -> tuple[torch.Tensor, list[int]]:
     return torch.randn(11, 6, generator=torch.Generator().manual_seed(3)), [1000 + 7 * k for k in range(11)]
 
 
-@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_a_tile_does_not_depend_on_its_neighbours_position_padding_or_threads(
-    tiny_pipeline: EldmPipeline, asked: tuple[torch.Tensor, list[int]], bf16: bool
+    tiny_pipeline: EldmPipeline, asked: tuple[torch.Tensor, list[int]], precision: Precision
 ) -> None:
     embeddings, seeds = asked
-    settings = {"sampler": SAMPLER, "micro_batch": 4, "decode_batch": 3, "bf16": bf16}
+    settings = {"sampler": SAMPLER, "micro_batch": 4, "decode_batch": 3, "precision": precision}
     together = tiny_pipeline(embeddings, seeds, **settings)
     order = np.random.default_rng(0).permutation(len(seeds))
     shuffled = tiny_pipeline(embeddings[order], [seeds[k] for k in order], **settings)
@@ -87,9 +88,11 @@ def test_guidance_zero_is_the_null_that_training_drops_to(
     """Guidance 0 everywhere leaves the null's answer, which must be what the dropped conditioning gives."""
     embeddings, seeds = asked
     nothing = SamplerSettings(steps=4, guidance=0.0, interval=(0.0, 1.0))
-    guided = tiny_pipeline(embeddings[:4], seeds[:4], sampler=nothing, micro_batch=4, bf16=False)
+    guided = tiny_pipeline(embeddings[:4], seeds[:4], sampler=nothing, micro_batch=4, precision="float32")
     plain = SamplerSettings(steps=4, guidance=1.0)
-    dropped = tiny_pipeline(embeddings[:4], seeds[:4], sampler=plain, micro_batch=4, bf16=False, unconditional=True)
+    dropped = tiny_pipeline(
+        embeddings[:4], seeds[:4], sampler=plain, micro_batch=4, precision="float32", unconditional=True
+    )
     assert np.abs(guided.astype(int) - dropped).max() <= 1  # a doubled batch may round otherwise
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.loss import Objective, ObjectiveSettings, build_scheduler
-from histogen.diffusion.sampling import SAMPLERS, SamplerSettings, num_evaluations, sample_latents
+from histogen.diffusion.loss import Objective, build_scheduler
+from histogen.diffusion.sampling import SAMPLERS, num_evaluations, sample_latents
+from histogen.diffusion.settings import ObjectiveSettings, SamplerSettings
 from histogen.errors import ConfigError
 
 MEAN, STD = 0.7, 0.5

@@ -27,6 +27,10 @@ def tiny_vit(seed: int = 0) -> torch.nn.Module:
     return build_vit("vit_small_patch16_224", TINY)
 
 
+def save(state: dict[str, torch.Tensor], file: Path) -> None:
+    torch.save({"teacher": state, "args": argparse.Namespace(num_heads=TINY["num_heads"])}, file)
+
+
 def export(model: torch.nn.Module, folder: Path) -> None:
     export_encoder(
         model,
@@ -89,7 +93,7 @@ def test_dino_checkpoint_loads_the_teacher(tmp_path: Path) -> None:
         "student": {f"module.backbone.{k}": v for k, v in student.state_dict().items()},
         "teacher": {f"backbone.{k}": v for k, v in teacher.state_dict().items()} | {"head.mlp.0.weight": torch.ones(2)},
         "epoch": 3,
-        "args": argparse.Namespace(arch="vit_small"),
+        "args": argparse.Namespace(num_heads=1),
     }
     torch.save(wrap, tmp_path / "dino.pth")
     encoder = load_encoder(tmp_path / "dino.pth")
@@ -104,7 +108,7 @@ def test_a_partial_load_is_an_error_that_lists_the_keys(tmp_path: Path) -> None:
     state = tiny_vit().state_dict()
     del state["norm.weight"]
     state["extra"] = torch.zeros(1)
-    torch.save(state, tmp_path / "part.pth")
+    save(state, tmp_path / "part.pth")
     with pytest.raises(EncoderError, match=r"1 missing \(norm.weight\), 1 unexpected \(extra \(1,\)\)"):
         load_encoder(tmp_path / "part.pth")
 
@@ -116,7 +120,7 @@ def test_load_matching_resamples_the_position_embedding() -> None:
     assert report.resampled == ("pos_embed",)
     assert report.complete
     torch.testing.assert_close(small.pos_embed[:, 0], large.pos_embed[:, 0])
-    assert vit_arguments(large.state_dict()) == {**TINY, "img_size": 64}
+    assert vit_arguments(large.state_dict(), heads=1) == {**TINY, "img_size": 64}
 
 
 @pytest.mark.parametrize("img_size", [32, 64])
@@ -126,11 +130,11 @@ def test_registers_of_dinov2_are_read_as_timm_reads_them(tmp_path: Path, img_siz
     plain = build_vit("vit_small_patch16_224", {**TINY, "img_size": 32, "init_values": 1e-5}).state_dict()
     state = {key: torch.randn_like(value) * 0.1 for key, value in plain.items()}
     state |= {"register_tokens": torch.randn(1, 4, TINY["embed_dim"]), "mask_token": torch.zeros(1, TINY["embed_dim"])}
-    torch.save(state, tmp_path / "reg4.pth")
+    save(state, tmp_path / "reg4.pth")
     arguments = {**TINY, "init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True}
     expected, ours = (build_vit("vit_small_patch16_224", {**arguments, "img_size": img_size}) for _ in range(2))
     expected.load_state_dict(checkpoint_filter_fn(dict(state), expected))
-    report = load_matching(ours, read_weights(tmp_path / "reg4.pth"))
+    report = load_matching(ours, read_weights(tmp_path / "reg4.pth").state)
     assert report.complete
     assert report.resampled == (("pos_embed",) if img_size == 64 else ())
     pixels = torch.randn(2, 3, img_size, img_size)
@@ -180,7 +184,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "eldm" / "run.json").write_text('{"command": "train-eldm"}')
     cases = {
         str(tmp_path / "none"): "neither a folder nor a file",
-        str(tmp_path / "text.pth"): r"holds no readable weights \(it is no file of weights, or would run code\); give",
+        str(tmp_path / "text.pth"): r"holds no readable weights \(it is no file of weights, or would run code\); copy",
         str(tmp_path / "script.sh"): "holds no readable weights",
         "random:test_vit@x": "the seed of 'random:test_vit@x' cannot be 'x'; give a number: random:test_vit@1",
         str(tmp_path / "empty"): "holds no encoder",
@@ -194,7 +198,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(EncoderError, match=message):
             load_encoder(spec)
     with pytest.raises(EncoderError, match="not a vision transformer's"):
-        vit_arguments({"conv.weight": torch.zeros(1)})
+        vit_arguments({"conv.weight": torch.zeros(1)}, heads=1)
 
 
 def test_read_weights_runs_no_code(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histogen.evaluation.compare import FidelitySettings, copy_figures, distribution_figures
+from histogen.evaluation.compare import copy_figures, distribution_figures
 from histogen.evaluation.memorisation import CopyReport, CopyScores
+from histogen.evaluation.settings import FidelitySettings
 
 
 def test_sets_of_one_size_have_a_spread_of_their_kernel_distance() -> None:

@@ -94,8 +94,8 @@ def plain_manifold(real: np.ndarray, synthetic: np.ndarray, k: int) -> tuple[flo
     rx, ry = radius(real), radius(synthetic)
     precision = np.mean([any(distance(s, r) <= rx[i] for i, r in enumerate(real)) for s in synthetic])
     recall = np.mean([any(distance(s, r) <= ry[j] for j, s in enumerate(synthetic)) for r in real])
-    density = np.mean([sum(distance(s, r) <= rx[i] for i, r in enumerate(real)) / k for s in synthetic])
-    coverage = np.mean([any(distance(s, r) <= rx[i] for s in synthetic) for i, r in enumerate(real)])
+    density = np.mean([sum(distance(s, r) < rx[i] for i, r in enumerate(real)) / k for s in synthetic])
+    coverage = np.mean([any(distance(s, r) < rx[i] for s in synthetic) for i, r in enumerate(real)])
     return float(precision), float(recall), float(density), float(coverage)
 
 
@@ -105,6 +105,37 @@ def test_manifold_metrics_equal_plain_loops(k: int) -> None:
     found = manifold_metrics(real, synthetic, k=k)
     expected = plain_manifold(real, synthetic, k)
     np.testing.assert_allclose((found.precision, found.recall, found.density, found.coverage), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_ties_count_as_published(k: int) -> None:
+    """Points on a grid: most distances are equal to some radius, so that < and <= differ."""
+    rng = np.random.default_rng(k)
+    real, synthetic = rng.integers(0, 5, (40, 2)) + 3.0, rng.integers(0, 5, (30, 2)) + 3.0
+    for other in (synthetic, real):
+        found = manifold_metrics(real, other, k=k)
+        expected = plain_manifold(real, other, k)
+        np.testing.assert_allclose((found.precision, found.recall, found.density, found.coverage), expected, atol=1e-9)
+    loose = np.mean([sum(np.linalg.norm(s - r) <= 1 for r in real) for s in synthetic])
+    assert loose > np.mean([sum(np.linalg.norm(s - r) < 1 for r in real) for s in synthetic])
+
+
+@pytest.mark.parametrize(("num", "dim"), [(50, 300), (300, 50), (64, 64)])
+def test_equal_sets_are_at_distance_0(num: int, dim: int) -> None:
+    rng = np.random.default_rng(num)
+    a = rng.normal(size=(num, 7)) @ rng.normal(size=(7, dim)) * 30 + 100  # of low rank, far from the origin
+    assert 0 <= frechet_distance(a, a.copy()) < 1e-12 * float(a.var(axis=0).sum())
+    assert 0 <= frechet_distance(a, a[rng.permutation(num)]) < 1e-10 * float(a.var(axis=0).sum())
+
+
+def test_what_is_not_finite_is_a_sentence() -> None:
+    a, b = sets(20, 20, 4, 3)
+    b[7, 2] = np.nan
+    for measure in (frechet_distance, lambda x, y: kernel_distance(x, y, seed=0), manifold_metrics):
+        with pytest.raises(ConfigError, match=r"1 of 20 embeddings of the second set are not finite .*row 7"):
+            measure(a, b)
+    with pytest.raises(ConfigError, match="the second covariance is not finite"):
+        frechet_from_moments(a.mean(0), np.cov(a.T), a.mean(0), np.full((4, 4), np.inf))
 
 
 def test_manifold_metrics_do_not_depend_on_chunks_or_a_far_origin(monkeypatch) -> None:

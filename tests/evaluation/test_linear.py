@@ -8,7 +8,8 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from histogen.evaluation.linear import PENALTIES, choose_penalty, fit_linear, linear_probe
+from histogen.evaluation.linear import choose_penalty, fit_linear, linear_probe
+from histogen.evaluation.settings import PENALTIES
 
 
 def task(num: int, dim: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

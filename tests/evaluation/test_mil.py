@@ -8,7 +8,8 @@ import torch
 
 from histogen.errors import ConfigError
 from histogen.evaluation.memorisation import area_under_curve
-from histogen.evaluation.mil import GatedAttention, MilSettings, assign_folds, cross_validate, fit_slides
+from histogen.evaluation.mil import GatedAttention, assign_folds, cross_validate, fit_slides
+from histogen.evaluation.settings import MilSettings
 
 SMALL = MilSettings(folds=3, epochs=25, hidden=32, attention=16)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
+from histogen.evaluation.bootstrap import Resampling
 from histogen.evaluation.metrics import METRICS, class_counts
 from histogen.evaluation.replicates import difference_of_runs, mean_of_runs
 
@@ -27,7 +28,7 @@ def test_interval_of_a_mean_covers_what_new_runs_on_new_tiles_would_give() -> No
     for trial in range(200):
         truth, easy = rng.integers(0, 2, 150), 0.15 * rng.choice([-1, 1], 150)
         interval, spread = mean_of_runs(
-            truth, runs(rng, truth, easy, 0.7, 3), metric=BALANCED, num_classes=2, draws=200, seed=trial
+            truth, runs(rng, truth, easy, 0.7, 3), Resampling(BALANCED, num_classes=2, draws=200, seed=trial)
         )
         covered += interval.low <= 0.7 <= interval.high
         assert spread > 0
@@ -40,9 +41,9 @@ def test_equal_recipes_are_rarely_told_apart_and_unequal_ones_usually() -> None:
     for trial in range(200):
         truth, easy = rng.integers(0, 2, 150), 0.1 * rng.choice([-1, 1], 150)
         a, b, better = (runs(rng, truth, easy, mean, 3) for mean in (0.6, 0.6, 0.85))
-        keywords = {"metric": BALANCED, "num_classes": 2, "draws": 200, "seed": trial}
-        rejected += difference_of_runs(truth, a, b, **keywords).verdict != "no difference shown"
-        found += difference_of_runs(truth, better, b, **keywords).verdict == "better"
+        how = Resampling(BALANCED, num_classes=2, draws=200, seed=trial)
+        rejected += difference_of_runs(truth, a, b, how).verdict != "no difference shown"
+        found += difference_of_runs(truth, better, b, how).verdict == "better"
     assert rejected / 200 <= 0.07
     assert found / 200 >= 0.9
 
@@ -55,7 +56,7 @@ def test_with_many_test_tiles_it_is_welchs_test_of_the_runs() -> None:
     b = [predicted(rng, truth, q, nothing) for q in (0.66, 0.65, 0.69)]
     values = [[float(BALANCED(class_counts(truth, run, num_classes=2))) for run in side] for side in (a, b)]
     welch = ttest_ind(*values, equal_var=False)
-    found = difference_of_runs(truth, a, b, metric=BALANCED, num_classes=2, draws=100, seed=0)
+    found = difference_of_runs(truth, a, b, Resampling(BALANCED, num_classes=2, draws=100, seed=0))
     limits = welch.confidence_interval()
     assert found.delta == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
     assert found.p == pytest.approx(welch.pvalue, rel=0.05)
@@ -66,8 +67,8 @@ def test_equal_predictions_and_single_runs() -> None:
     rng = np.random.default_rng(3)
     truth = rng.integers(0, 2, 300)
     run = predicted(rng, truth, 0.8, np.zeros(300))
-    same = difference_of_runs(truth, [run, run], [run], metric=BALANCED, num_classes=2, seed=0)
+    same = difference_of_runs(truth, [run, run], [run], Resampling(BALANCED, num_classes=2, seed=0))
     assert (same.delta, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
-    interval, spread = mean_of_runs(truth, [run], metric=BALANCED, num_classes=2, seed=0)
+    interval, spread = mean_of_runs(truth, [run], Resampling(BALANCED, num_classes=2, seed=0))
     assert spread == 0.0
     assert interval.low < interval.value < interval.high

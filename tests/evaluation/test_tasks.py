@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from histogen.errors import ConfigError
-from histogen.evaluation.judge import JudgeSettings, judge
+from histogen.evaluation.judge import judge
+from histogen.evaluation.settings import JudgeSettings
 from histogen.evaluation.tasks import build_task, caveats
 from histogen.evaluation.vectors import few_threads
 

@@ -14,8 +14,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, OutputExistsError, StoreError
-from histogen.pipelines import benchmark, import_images
-from histogen.pipelines.benchmark import BenchmarkConfig, named_specs
+from histogen.pipelines import import_images
+from histogen.pipelines.benchmark import command as benchmark
+from histogen.pipelines.benchmark.command import BenchmarkConfig, named_specs
 from histogen.pipelines.import_images import ImportImagesConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from histogen.errors import ConfigError, EncoderError, HistogenError, OutputExistsError, StoreError
-from histogen.pipelines import synthesize, train_autoencoder, train_eldm
-from histogen.pipelines.synthesize import SynthesizeConfig
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
-from histogen.pipelines.train_eldm import TrainEldmConfig
+from histogen.pipelines.synthesize import command as synthesize
+from histogen.pipelines.synthesize.command import SynthesizeConfig
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
+from histogen.pipelines.train_eldm import command as train_eldm
+from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_store import TileStore
 
@@ -87,7 +89,7 @@ def test_an_autoencoder_that_cannot_be_trained(
         ({"heldout": {"fraction": 0.999}}, "59 of 59 tiles cannot be held out"),
         ({"sampler": {"name": "heun"}, "objective": {"kind": "flow"}}, "sampler 'heun' cannot run"),
         ({"sampler": {"name": "ddim", "steps": 30}}, "ddim with 30 steps: they must divide 1000"),
-        ({"model": {**TINY_ELDM["model"], "injection": "token"}, "init": "."}, r"weights '\.' cannot be read"),
+        ({"model": {**TINY_ELDM["model"], "injection": "token"}, "init": "."}, r"weights '\.' are no file"),
         ({"tiles": ["generative"]}, "holds generative tiles; give the real tiles"),
     ],
 )

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from histogen.encoders.base import Encoder, EncoderCard
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError
-from histogen.pipelines import embed
-from histogen.pipelines.embed import EmbedConfig, ensure_embeddings
+from histogen.pipelines.embed import command as embed
+from histogen.pipelines.embed.command import EmbedConfig, ensure_embeddings
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
@@ -64,7 +65,7 @@ def rows_bytes(store: Path) -> dict[str, bytes]:
 
 def test_embeddings_equal_the_encoder_on_each_tile(tmp_path: Path, encoder: str) -> None:
     make_store(tmp_path / "a.zarr", absent=(3, 20))
-    outcome = embed.run(config(tmp_path / "a.zarr", encoder))
+    outcome = embed.run(config(tmp_path / "a.zarr", encoder, precision="float32"))
     tiles = TileSet.open_(tmp_path / "a.zarr")
     assert outcome.exit_code == 0
     assert len(tiles) == 19
@@ -101,7 +102,7 @@ def test_a_worker_that_outlives_a_training_embeds_with_the_new_weights(tmp_path:
     store = make_store(tmp_path / "a.zarr")
     for seed in (0, 1):
         write_encoder(Path(encoder), seed)
-        name = ensure_embeddings([store.path], encoder)
+        name = ensure_embeddings([store.path], encoder, precision="float32")
         loaded = load_encoder(encoder)
         assert name == loaded.card.name
         tiles = TileSet.open_(store.path)
@@ -135,7 +136,7 @@ def test_bytes_do_not_depend_on_where_and_in_what_order_shards_are_made(
     script = f"""
 import sys, time
 from pathlib import Path
-from histogen.pipelines import embed
+from histogen.pipelines.embed import command as embed
 inner = embed.embed_images
 embed.embed_images = lambda *a, **k: (time.sleep(0.3), inner(*a, **k))[1]
 embed.run(embed.EmbedConfig(tiles=[Path({str(killed.path)!r})], encoder={encoder!r}, batch=4))
@@ -189,3 +190,69 @@ def test_a_damaged_tile_fails_its_shard_only(tmp_path: Path, encoder: str, monke
     assert outcome.failures == ("a/1: tile 7 does not decode",)
     assert outcome.exit_code == 1
     assert TileStore.open_(store.path).missing_shards(f"embeddings/{outcome.results['name']}") == [1]
+
+
+class Given(torch.nn.Module):
+    """A network whose embedding of a tile is its mean colour, scaled; tiles brighter than ``limit`` give NaN."""
+
+    def __init__(self, scale: float, limit: float) -> None:
+        super().__init__()
+        self.scale, self.limit = scale, limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean(dim=(2, 3))
+        return torch.where(mean.mean(dim=1, keepdim=True) > self.limit, torch.nan, mean * self.scale)
+
+
+def given(monkeypatch: pytest.MonkeyPatch, *, scale: float = 1.0, limit: float = 1e9, dim: int = 3) -> None:
+    """Let every spec stand for :class:`Given`."""
+    card = EncoderCard("given", dim, 16, (0.0,) * 3, (1.0,) * 3, "", "test", "none")
+    monkeypatch.setattr(embed, "load_encoder", lambda *_: Encoder(Given(scale, limit), card))
+    embed._cached_encoder.cache_clear()
+
+
+def test_embeddings_that_are_not_finite_are_refused_by_tile_and_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "a.zarr")
+    means = TileSet.open_(store.path).read_tiles(range(21)).mean(axis=(1, 2, 3)) / 255
+    assert means[0] < means.max()
+    given(monkeypatch, limit=float(np.sort(means)[-2:].mean()))
+    outcome = embed.run(config(store.path, "given"))
+    named = f"no finite embedding of tile {means.argmax()} of store 'a' (1 of 21 tiles of the shard)"
+    assert named in outcome.failures[0]
+    assert outcome.exit_code == 1
+    assert store.list_rows("embeddings") == [], "nothing half-made is left"
+    given(monkeypatch, scale=1e6)
+    with pytest.raises(EncoderError, match=r"tile 0 of store 'a' .* more than float16 holds; use dtype=float32"):
+        embed.run(config(store.path, "given", dtype="float16"))
+    assert not embed.run(config(store.path, "given")).failures
+    before = rows_bytes(store.path)
+    given(monkeypatch, limit=-1)
+    with pytest.raises(EncoderError, match="no finite embedding of tile 0 of store 'a'"):
+        embed.run(config(store.path, "given", overwrite=True))
+    given(monkeypatch, dim=4)
+    with pytest.raises(EncoderError, match=r"gives \[1, 3\] for 1 tiles, not one embedding \[1, 4\]"):
+        embed.run(config(store.path, "given", overwrite=True))
+    assert rows_bytes(store.path) == before, "what was there is there until new embeddings can be made"
+
+
+def test_what_was_made_in_another_way_is_used_and_gone_on_with_as_it_was(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histogen.store.layout.SHARD_TILES", 6)
+    stores = [make_store(tmp_path / name / "a.zarr") for name in ("done", "begun", "whole")]
+    settings = {"precision": "bfloat16", "dtype": "float16"}
+    for store in stores:
+        name = embed.run(config(store.path, encoder, **settings)).results["name"]
+    before = rows_bytes(stores[2].path)
+    (stores[1].path / f"ledger/embeddings/{name}/2.json").unlink()
+    chunk = stores[1].rows(f"embeddings/{name}").chunk_file(2)
+    chunk.write_bytes(bytes(len(chunk.read_bytes())))
+    for store in stores[:2]:
+        assert ensure_embeddings([store.path], encoder) == name
+        assert rows_bytes(store.path) == before
+    with pytest.raises(OutputExistsError, match="made with precision bfloat16, not float32, dtype float16"):
+        embed.run(config(stores[0].path, encoder, precision="float32", resume=True))
+    embed.run(config(stores[0].path, encoder, precision="float32", overwrite=True))
+    assert TileStore.open_(stores[0].path).rows_attributes(f"embeddings/{name}")["precision"] == "float32"

@@ -114,10 +114,82 @@ def test_features_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "h5").mkdir()
     with h5py.File(tmp_path / "h5" / "S.1.h5", "w") as h5:
         h5["features"], h5["coords"] = np.zeros((1, 3)), np.zeros((1, 2))
-    assert "has no feature for 11 of 12 tiles, the first at [550.5, 550.5]" in import_features(config).failures[0]
+    assert "has no feature for 10 of 12 tiles, the first at [550.5, 550.5]" in import_features(config).failures[0]
     (tmp_path / "h5" / "S.1.h5").write_text("x")
     assert "is not a feature file" in import_features(config).failures[0]
     assert store.list_rows("embeddings") == []
+
+
+def write_features(file: Path, places: np.ndarray, values: np.ndarray, **said: object) -> None:
+    import h5py
+
+    file.parent.mkdir(exist_ok=True)
+    with h5py.File(file, "w") as h5:
+        h5["features"], h5["coords"] = values, places
+        h5["coords"].attrs.update(said)
+
+
+def test_features_are_matched_by_place_and_size_and_none_is_lost_unsaid(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    store = write_store(tmp_path, embeddings=False)
+    config = ImportFeaturesConfig(tiles=[store.path], features=tmp_path / "h5", name="uni")
+    file, side = tmp_path / "h5" / "S.1.h5", round(TILE_PX * 0.5 / 0.2325)
+    places = np.array([[round(550.5 * i), round(550.5 * (i % 3))] for i in KEPT])
+
+    def refused(*what: np.ndarray, **said: object) -> str:
+        write_features(file, *what, **said)
+        outcome = import_features(config)
+        assert outcome.exit_code == 1
+        assert store.list_rows("embeddings") == []
+        return outcome.failures[0]
+
+    values = vectors()[KEPT]
+    assert "patches of 17 px of level 0, the tiles of store 'S.1' are 34.4086 px" in refused(
+        places, values, patch_size_level0=side // 2
+    )
+    assert "patches of 68 px" in refused(places, values, patch_size=2 * side, patch_level=0)
+    for broken in (np.nan, np.inf, 1e300):
+        wrong = values.astype(np.float64)
+        wrong[[3, 5], 1] = broken
+        assert "2 of 11 features that are not finite, the first in row 3" in refused(
+            places, wrong, patch_size_level0=side
+        )
+    twice = np.concatenate([places, places[2:3]]), np.concatenate([values, values[2:3] + 1])
+    assert "2 features at [1101, 1101] px of level 0 that differ (rows 2, 11)" in refused(
+        *twice, patch_size_level0=side
+    )
+    more = np.concatenate([places, places[:4] + 9]), np.concatenate([values, values[:4]])
+    write_features(file, *more, patch_size_level0=side)
+    assert "; 4 features lie where no tile is and were not used (4 of them of 'S.1')" in import_features(config).summary
+    expected = np.zeros((COUNT, 3), np.float32)
+    expected[KEPT] = values  # of a tile that is absent nothing is asked
+    np.testing.assert_array_equal(TileStore.open_(store.path).read_rows("embeddings/uni"), expected)
+    write_features(file, places, values)
+    again = config.model_copy(update={"overwrite": True})
+    assert "do not state the size of their patches" in import_features(again).summary
+    assert "patches of 68 px" in import_features(again.model_copy(update={"patch_size_l0": 68.0})).failures[0]
+
+
+@pytest.mark.parametrize("spoil", ["missing", "truncated", "nan", "elsewhere"])
+def test_overwrite_keeps_the_old_features_until_the_new_are_known_good(tmp_path: Path, spoil: str) -> None:
+    pytest.importorskip("h5py")
+    store = write_store(tmp_path)
+    file = exported(store, tmp_path / "h5", "trident")
+    config = ImportFeaturesConfig(tiles=[store.path], features=tmp_path / "h5", name="uni")
+    assert not import_features(config).failures
+    before = TileStore.open_(store.path).read_rows("embeddings/uni")
+    whole = file.read_bytes()
+    file.unlink()
+    if spoil == "truncated":
+        file.write_bytes(whole[: len(whole) // 2])
+    if spoil in ("nan", "elsewhere"):
+        shift = 40 if spoil == "elsewhere" else 0
+        values = np.full((COUNT, 3), np.nan if spoil == "nan" else 1.0)
+        write_features(file, np.array([[550 * i + shift, 550 * (i % 3)] for i in range(COUNT)]), values)
+    assert import_features(config.model_copy(update={"overwrite": True})).exit_code == 1
+    after = TileStore.open_(store.path)
+    assert after.is_complete("embeddings/uni")
+    np.testing.assert_array_equal(after.read_rows("embeddings/uni"), before)
 
 
 def test_corners_are_matched_within_the_tolerance_only() -> None:

@@ -22,8 +22,9 @@ from PIL import Image
 from histogen.config import load_config
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError, TrainingStoppedError
-from histogen.pipelines import import_images, inspect, pretrain
-from histogen.pipelines.pretrain import PretrainConfig
+from histogen.pipelines import import_images, inspect
+from histogen.pipelines.pretrain import command as pretrain
+from histogen.pipelines.pretrain.command import PretrainConfig
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
 from histogen.store.tile_set import TileSet
@@ -153,7 +154,7 @@ def test_killed_and_resumed_equals_uninterrupted(stores: Path, tmp_path: Path, m
     killed = config(stores, tmp_path / "killed" / "run", **more)
     script = """
 import sys, time
-from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import command as pretrain
 from histogen.ssl.task import DinoTask
 inner = DinoTask.step
 DinoTask.step = lambda self, step: (time.sleep(0.05), inner(self, step))[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from histogen.config import load_config
-from histogen.pipelines.pretrain import PretrainConfig
+from histogen.pipelines.pretrain.command import PretrainConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "pretrain"
 FLAGS = {"tiles": [Path("tiles")], "out": Path("run")}

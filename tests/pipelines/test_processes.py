@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from histogen.errors import ConfigError
-from histogen.pipelines import train_autoencoder, train_eldm
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
+from histogen.pipelines.train_eldm import command as train_eldm
 from histogen.training.journal import read_journal
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCRIPT = """
 import sys
-from histogen.pipelines import train_autoencoder, train_eldm
+from histogen.pipelines.train_autoencoder import command as train_autoencoder
+from histogen.pipelines.train_eldm import command as train_eldm
 for module, config, values in ((train_autoencoder, train_autoencoder.TrainAutoencoderConfig, sys.argv[1]),
                                (train_eldm, train_eldm.TrainEldmConfig, sys.argv[2])):
     module.run(config.model_validate_json(values))
@@ -29,7 +31,7 @@ for module, config, values in ((train_autoencoder, train_autoencoder.TrainAutoen
 
 def configs(sources: Path, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     shared = {"tiles": [str(sources)], "device": "cpu", "log_every": 1}
-    exact = {"steps": 6, "batch": 8, "lr": 0.002, "warmup": 2, "bf16": False}
+    exact = {"steps": 6, "batch": 8, "lr": 0.002, "warmup": 2, "precision": "float32"}
     autoencoder = {**TINY_AUTOENCODER, **shared, "out": str(out / "autoencoder"), "optim": exact}
     eldm = {
         **TINY_ELDM, **shared, "autoencoder": str(out / "autoencoder"), "out": str(out / "eldm"),

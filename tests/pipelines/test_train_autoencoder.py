@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.autoencoder import encode_moments, load_autoencoder, to_images, to_signal
+from histogen.diffusion.autoencoder import encode_moments, to_images, to_signal
+from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.reconstruction import psnr
 from histogen.errors import ConfigError, OutputExistsError
-from histogen.pipelines.diffusion_runs import HeldoutSettings, split_heldout
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig, run
+from histogen.pipelines.heldout import HeldoutSettings, split_heldout
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig, run
 from histogen.store.tile_set import TileSet
 
 from .conftest import TINY_AUTOENCODER
@@ -34,7 +35,7 @@ def sources(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempP
 
 
 def test_it_learns_measures_and_exports(sources: Path, tmp_path: Path) -> None:
-    optim = {"steps": 80, "batch": 16, "lr": 0.01, "warmup": 5, "bf16": False}
+    optim = {"steps": 80, "batch": 16, "lr": 0.01, "warmup": 5, "precision": "float32"}
     outcome = run(config(sources, tmp_path / "run", optim=optim, checkpoint_every=80, loss={"gradient_weight": 0.0}))
     tiles = TileSet.open_(sources)
     _, heldout = split_heldout(len(tiles), HeldoutSettings(fraction=0.1), 0)
@@ -62,7 +63,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     run(config(sources, tmp_path / "whole"))
     cut = config(sources, tmp_path / "cut")
     source = (
-        "from histogen.pipelines.train_autoencoder import *\n"
+        "from histogen.pipelines.train_autoencoder.command import *\n"
         f"run(TrainAutoencoderConfig.model_validate_json({cut.model_dump_json()!r}))"
     )
     kill_when(source, (tmp_path / "cut" / "checkpoints" / "step-00000002.json").exists)

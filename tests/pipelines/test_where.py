@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from histogen.errors import StoreError
-from histogen.pipelines.synthesize import SynthesizeConfig
-from histogen.pipelines.synthesize import run as synthesize
-from histogen.pipelines.train_autoencoder import TrainAutoencoderConfig
-from histogen.pipelines.train_autoencoder import run as train_autoencoder
-from histogen.pipelines.train_eldm import TrainEldmConfig
-from histogen.pipelines.train_eldm import run as train_eldm
+from histogen.pipelines.synthesize.command import SynthesizeConfig
+from histogen.pipelines.synthesize.command import run as synthesize
+from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
+from histogen.pipelines.train_autoencoder.command import run as train_autoencoder
+from histogen.pipelines.train_eldm.command import TrainEldmConfig
+from histogen.pipelines.train_eldm.command import run as train_eldm
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
 from histogen.store.tile_set import TileSet

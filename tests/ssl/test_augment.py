@@ -17,6 +17,7 @@ from histogen.ssl.augment import Normalisation, make_views, write_views_at_once
 from histogen.ssl.colour import colour_
 from histogen.ssl.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, Draws, ViewSpec, draw_views
 from histogen.ssl.resample import blur_kernels, blur_matrices, resample
+from histogen.ssl.settings import ChangeSettings
 
 PLAIN = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SIDE = 64
@@ -31,6 +32,10 @@ def picture(seed: int = 0, side: int = SIDE) -> np.ndarray:
     out = np.array(coarse)
     out[side // 3 : side // 2, side // 4 : side // 2] = (200, 80, 160)
     return out
+
+
+def view(px: int, scale: tuple[float, float], *, blur: float = 0.5, solarize: float = 0.0, **change: float) -> ViewSpec:
+    return ViewSpec(px, scale, blur=blur, solarize=solarize, change=ChangeSettings(**change))
 
 
 def draws_of(spec: ViewSpec, batch: int = 1, seed: int = 0, side: int = SIDE) -> Draws:
@@ -60,7 +65,7 @@ STILL = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "flip": 0.0}
 @WAYS
 @pytest.mark.parametrize("px", [24, 64, 96])
 def test_crop_and_resize_equal_pillow(px: int, way: str) -> None:
-    spec = ViewSpec(px, (0.1, 1.0), **{**STILL, "flip": 0.5, "vertical_flip": 0.5, "quarter_turn": 0.5})
+    spec = view(px, (0.1, 1.0), **{**STILL, "flip": 0.5, "vertical_flip": 0.5, "quarter_turn": 0.5})
     image = picture()
     draws = draws_of(spec, batch=12)
     views = {"cpu": resample_one_by_one, "gpu": resample}[way](
@@ -86,7 +91,7 @@ def test_each_jitter_equals_torchvisions(operation: int, amount: float, way: str
     factor = [1 + 0.4 * amount, 1 + 0.4 * amount, 1 + 0.2 * amount, 0.1 * amount][operation]
     theirs = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue][operation]
     expected = np.asarray(theirs(Image.fromarray(image), factor), dtype=np.float32)
-    draws = draws_of(ViewSpec(SIDE, (1.0, 1.0), **STILL))
+    draws = draws_of(view(SIDE, (1.0, 1.0), **STILL))
     draws.factors[0, 0, operation] = factor
     difference = np.abs(coloured(image, draws, way) - expected)
     assert difference.mean() < (2.0 if operation == HUE else 0.8)  # Pillow keeps the hue in 8 bits
@@ -97,7 +102,7 @@ def test_each_jitter_equals_torchvisions(operation: int, amount: float, way: str
 def test_jitter_follows_the_drawn_order(way: str) -> None:
     image = picture(2)
     factors, order = [1.4, 0.6, 1.2, 0.05], [CONTRAST, HUE, BRIGHTNESS, SATURATION]
-    draws = draws_of(ViewSpec(SIDE, (1.0, 1.0), **STILL))
+    draws = draws_of(view(SIDE, (1.0, 1.0), **STILL))
     draws.factors[0, 0], draws.order[0, 0] = factors, order
     expected = Image.fromarray(image)
     theirs = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
@@ -109,10 +114,10 @@ def test_jitter_follows_the_drawn_order(way: str) -> None:
 @WAYS
 def test_grayscale_and_solarize_equal_pillow(way: str) -> None:
     image = picture(3)
-    draws = draws_of(ViewSpec(SIDE, (1.0, 1.0), **{**STILL, "grayscale": 1.0}))
+    draws = draws_of(view(SIDE, (1.0, 1.0), **{**STILL, "grayscale": 1.0}))
     found = coloured(image, draws, way)
     assert np.abs(found - np.asarray(ImageOps.grayscale(Image.fromarray(image)))[..., None]).max() <= 1.0
-    draws = draws_of(ViewSpec(SIDE, (1.0, 1.0), **STILL, solarize=1.0))
+    draws = draws_of(view(SIDE, (1.0, 1.0), **STILL, solarize=1.0))
     found = coloured(image, draws, way)
     assert np.abs(found - np.asarray(ImageOps.solarize(Image.fromarray(image)))).max() < 1e-3
 
@@ -125,7 +130,7 @@ def test_stain_jitter_changes_the_stain_it_names_only(way: str) -> None:
     stains = HED_FROM_STAIN / np.linalg.norm(HED_FROM_STAIN, axis=1, keepdims=True)
     concentrations = np.random.default_rng(0).uniform(0.05, 0.6, (16 * 16, 3))
     pixels = np.exp(-concentrations @ stains) * 256 - 1
-    draws = draws_of(ViewSpec(16, (1.0, 1.0), **STILL, stain=0.05), side=16)
+    draws = draws_of(view(16, (1.0, 1.0), **STILL, stain=0.05), side=16)
     draws.stain[0, 0] = [1.3, 1.0, 1.0, 0.1, 0.0, 0.0]
     image = pixels.reshape(16, 16, 3).round().astype(np.uint8)
     concentrations = -np.log((image.reshape(-1, 3) + 1) / 256) @ np.linalg.inv(stains)
@@ -147,7 +152,7 @@ def test_blur_is_pillows() -> None:
         expected = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)), dtype=np.float32)
         assert np.abs(found - expected).max() <= 4.0  # at the border, where Pillow extends after each of three passes
         assert np.abs(found - expected).mean() < 0.6
-        draws = draws_of(ViewSpec(SIDE, (1.0, 1.0), **STILL))
+        draws = draws_of(view(SIDE, (1.0, 1.0), **STILL))
         draws.sigma[0, 0] = sigma
         found = coloured(image, draws, "cpu")
         assert np.abs(found - expected).max() <= 5.0
@@ -156,7 +161,7 @@ def test_blur_is_pillows() -> None:
 
 def test_draws_have_torchvisions_laws() -> None:
     """Boxes: the same mean and spread of area and of aspect as RandomResizedCrop; shares as asked."""
-    spec = ViewSpec(32, (0.05, 0.4), blur=0.5, solarize=0.2, quarter_turn=0.5, vertical_flip=0.5)
+    spec = view(32, (0.05, 0.4), blur=0.5, solarize=0.2, quarter_turn=0.5, vertical_flip=0.5)
     draws = draws_of(spec, batch=4000, side=256)
     torch.manual_seed(0)
     blank = torch.zeros(3, 256, 256)
@@ -203,7 +208,7 @@ def test_whole_views_have_the_reference_pipelines_statistics(
 ) -> None:
     """DINO's three kinds of view: mean, spread and sharpness within 1 % of Pillow's on the same draws."""
     images = np.stack([picture(s, 96) for s in range(8)])
-    spec = ViewSpec(48, scale, blur=blur, solarize=solarize)
+    spec = view(48, scale, blur=blur, solarize=solarize)
     ours, theirs = [], []
     for seed in range(20):
         draws = draw_views([spec], 96, seed=seed, positions=np.arange(8), first_slot=0)
@@ -226,7 +231,7 @@ def test_whole_views_have_the_reference_pipelines_statistics(
 
 def test_a_tile_gets_the_same_views_whatever_is_beside_it() -> None:
     images = torch.from_numpy(np.stack([picture(s) for s in range(5)]))
-    specs = [ViewSpec(32, (0.4, 1.0), blur=1.0), ViewSpec(32, (0.4, 1.0), solarize=0.5, stain=0.1)]
+    specs = [view(32, (0.4, 1.0), blur=1.0), view(32, (0.4, 1.0), solarize=0.5, stain=0.1)]
     whole = make_views([images], specs, PLAIN, seed=7, positions=np.arange(10, 15))
     part = make_views([images[3:4]], specs, PLAIN, seed=7, positions=np.array([13]))
     torch.testing.assert_close(whole[:, 3:4], part, atol=2e-4, rtol=1e-3)
@@ -240,7 +245,7 @@ def test_slots_are_cut_from_their_source() -> None:
         torch.full((3, SIDE, SIDE, 3), 255, dtype=torch.uint8),
     )
     sources = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
-    specs = [ViewSpec(16, (0.4, 1.0), **STILL)] * 3
+    specs = [view(16, (0.4, 1.0), **STILL)] * 3
     views = make_views([black, white], specs, PLAIN, seed=0, positions=np.arange(3), source_of_slot=sources)
     np.testing.assert_allclose(views.mean((2, 3, 4)).T.numpy(), sources, atol=1e-6)
     with pytest.raises(ValueError, match="must be the same"):

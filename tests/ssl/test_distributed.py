@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import command as pretrain
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
 from histogen.store.tile_store import TileStore
@@ -18,8 +18,8 @@ from histogen.training.journal import read_journal
 
 SETTINGS = {
     "model": {
-        "name": "vit_tiny_patch16_224", "drop_path": 0.0,
-        "arguments": {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+        "name": "vit_tiny_patch16_224", "drop_path": 0.4,
+        "arguments": {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
         "prototypes": 32, "head_hidden": 32, "head_bottleneck": 16,
     },
     "crops": {"global_px": 16, "local_px": 8, "num_local": 2},
@@ -46,7 +46,7 @@ def make_store(path: Path, kind: str = "slide") -> None:
 
 SCRIPT = """
 import sys
-from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import command as pretrain
 pretrain.run(pretrain.PretrainConfig.model_validate_json(sys.argv[1]))
 """
 
@@ -93,7 +93,7 @@ def leave_as_killed(finished: Path, out: Path) -> None:
 REFUSED = """
 import os, sys
 from histogen.errors import OutputExistsError
-from histogen.pipelines import pretrain
+from histogen.pipelines.pretrain import command as pretrain
 try:
     pretrain.run(pretrain.PretrainConfig.model_validate_json(sys.argv[1]))
 except OutputExistsError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,11 +13,12 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from histogen.errors import EncoderError
+from histogen.ssl.drop_path import SampledDropPath, give_masks
 from histogen.ssl.heads import DinoHead
 from histogen.ssl.networks import build_networks
 from histogen.ssl.optim import build_adamw, clip_per_tensor, freeze_last_layer, set_rates
 from histogen.ssl.settings import CropSettings, ModelSettings, SslSettings
-from histogen.ssl.teacher import Centre, update_teacher
+from histogen.ssl.teacher import Centre, copy_weights, update_teacher
 
 from .conftest import TINY
 
@@ -40,6 +43,75 @@ def test_a_free_last_layer_has_its_own_lengths() -> None:
     before = head(x)
     head.last_layer.weight_g.data.mul_(2.0)
     torch.testing.assert_close(head(x), 2 * before)
+
+
+class LiteralHead(nn.Module):
+    """DINO's head as its paper and code tell it: the last layer is weight-normalised, its lengths free or 1."""
+
+    def __init__(self, head: DinoHead) -> None:
+        super().__init__()
+        self.mlp = copy.deepcopy(head.mlp)
+        self.v = nn.Parameter(head.last_layer.weight_v.detach().clone())
+        self.g = nn.Parameter(torch.ones(len(self.v), 1), requires_grad=head.last_layer.weight_g.requires_grad)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.mlp(x)
+        x = x / x.norm(dim=-1, keepdim=True)
+        return x @ (self.g * self.v / self.v.norm(dim=1, keepdim=True)).T
+
+
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_student_and_teacher_heads_follow_dinos_for_twenty_steps(norm_last_layer: bool) -> None:
+    torch.manual_seed(0)
+    student, teacher = (DinoHead(12, 10, hidden=16, bottleneck=8, norm_last_layer=norm_last_layer) for _ in range(2))
+    copy_weights(student, teacher)
+    pair = (LiteralHead(student), LiteralHead(student))
+    for step in range(20):
+        x, y = torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(step))
+        for one, other in ((student, teacher), pair):
+            targets = functional.softmax(other(y).detach() / 0.04, dim=-1)
+            loss = -(targets * functional.log_softmax(one(x) / 0.1, dim=-1)).sum(-1).mean()
+            trained = [p for p in one.parameters() if p.requires_grad]
+            for parameter, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+                parameter.data -= 0.1 * gradient
+        update_teacher(student, teacher, 0.8)
+        for mine, its in zip(pair[1].parameters(), pair[0].parameters(), strict=True):
+            mine.data = 0.8 * mine.data + 0.2 * its.data
+    torch.testing.assert_close(student(x), pair[0](x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(teacher(x), pair[1](x), atol=1e-5, rtol=1e-4)
+    lengths = (teacher.last_layer.weight_g - 1).abs().max()
+    assert bool(lengths > 0.01) != norm_last_layer
+
+
+def test_drop_path_masks_are_the_tiles_not_the_processes() -> None:
+    model = TINY.model.model_copy(update={"drop_path": 0.5})
+    student, _ = build_networks(TINY.model_copy(update={"model": model}), seed=0)
+    student.train()
+    crops = [torch.randn(2, 8, 3, 32, 32), torch.randn(2, 8, 3, 16, 16)]
+
+    def features(rows: np.ndarray, seed: int = 1) -> torch.Tensor:
+        student.masks_of = (seed, rows)
+        outputs, _, _ = student([crop[:, rows] for crop in crops])
+        return torch.cat(list(outputs))
+
+    whole = features(np.arange(8))
+    halves = [features(np.arange(4)), features(np.arange(4, 8))]
+    torch.testing.assert_close(torch.cat(halves, dim=1), whole, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(features(np.arange(8), seed=2), whole)
+    kept = student.drop_paths[-1].keep
+    assert set(kept.tolist()) == {0.0, 2.0}
+
+
+def test_drop_path_keeps_the_share_it_should() -> None:
+    paths = [SampledDropPath(rate) for rate in (0.1, 0.3)]
+    give_masks(paths, [(0, 0), (0, 1)], np.arange(20_000), seed=0)
+    for path in paths:
+        assert path.keep.shape == (40_000,)
+        assert float((path.keep == 0).float().mean()) == pytest.approx(path.drop_prob, abs=0.01)
+        assert float(path.keep.mean()) == pytest.approx(1.0, abs=0.01)
+    ones = torch.ones(40_000, 3)
+    torch.testing.assert_close(paths[0].train()(ones)[:, 0], paths[0].keep)
+    assert torch.equal(paths[0].eval()(ones), ones)
 
 
 def test_student_and_teacher_start_alike_and_only_the_student_drops_paths() -> None:

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from histogen.errors import CheckpointError, ConfigError, MissingDependencyError, TrainingStoppedError
 from histogen.progress import progress_bar
-from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, weights_sha256
+from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
 from histogen.training.journal import Journal, read_journal
 from histogen.training.loop import fit
 from histogen.training.sampler import TileOrder, permute
 from histogen.training.schedules import Cosine, LinearWarmup
+from histogen.training.weights import weights_sha256
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,46 @@
+"""Autoencoders on disk: opened, whatever wrote them, and named by their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, VQModel
+
+from histogen.diffusion.autoencoder import Autoencoder
+from histogen.diffusion.hub import readable_name
+from histogen.diffusion.published import load_ldm_autoencoder
+from histogen.errors import ConfigError
+from histogen.training.weights import weights_sha256
+
+
+def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
+    """Open a diffusers autoencoder, frozen and in evaluation mode.
+
+    ``folder`` is a run of train-autoencoder, a diffusers folder, or a file of weights in latent-diffusion's layout.
+
+    Raises:
+        ConfigError: there is no ``AutoencoderKL`` or ``VQModel`` there.
+    """
+    if folder.is_file():
+        return load_ldm_autoencoder(folder).eval().requires_grad_(False).to(device)
+    inner = folder / "autoencoder"
+    folder = inner if (inner / "config.json").exists() else folder
+    if not (folder / "config.json").exists():
+        raise ConfigError(f"'{folder}' holds no autoencoder (no config.json); train one with train-autoencoder")
+    name = AutoencoderKL.load_config(folder).get("_class_name")
+    classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+    if name not in classes:
+        raise ConfigError(f"'{folder}' holds a {name}; AutoencoderKL and VQModel can be used")
+    return classes[name].from_pretrained(folder).eval().requires_grad_(False).to(device)
+
+
+def run_folder(folder: Path) -> Path:
+    """Return the run that ``folder`` belongs to: itself, or its parent when it is the exported autoencoder in it."""
+    exported = folder.name == "autoencoder" and not (folder / "autoencoder").is_dir()
+    return folder.resolve().parent if exported else folder.resolve()
+
+
+def autoencoder_name(autoencoder: Autoencoder, folder: Path) -> str:
+    """Return the name under which its latents are stored: the run's folder name and a digest of the weights."""
+    return f"{readable_name(run_folder(folder))}-{weights_sha256(autoencoder.state_dict())[:8]}"

@@ -1,0 +1,1 @@
+"""``histogen benchmark``: encoders judged on labelled tiles."""

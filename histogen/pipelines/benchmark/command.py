@@ -1,0 +1,219 @@
+"""``histogen benchmark``: how well frozen encoders tell the classes of labelled tiles, and whether they differ."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import histogen
+from histogen.encoders.base import EncoderCard
+from histogen.encoders.registry import load_encoder
+from histogen.errors import ConfigError, StoreError
+from histogen.evaluation.judge import judge
+from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
+from histogen.evaluation.tasks import Task, build_task, caveats
+from histogen.evaluation.verdicts import Judgement
+from histogen.files import write_atomic
+from histogen.pipelines.benchmark.config import BenchmarkConfig
+from histogen.pipelines.embed import command as embed
+from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
+from histogen.progress import progress_bar
+from histogen.report.benchmark_text import benchmark_table, benchmark_text
+from histogen.report.run_report import write_report
+from histogen.report.stages import RunReport
+from histogen.store.tile_set import TileSet, open_tiles
+from histogen.training.processes import resolve_device
+
+JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.md", "benchmark.html"
+
+PROTOCOLS = "Protocols: k-NN {knn}, linear probe {linear}; figures of different protocols must not be compared."
+
+
+def run(config: BenchmarkConfig) -> Outcome:
+    """Embed what is not embedded, judge every encoder, and write ``benchmark.json``, ``.md`` and ``.html``."""
+    tiles = open_tiles(config.tiles)
+    slides = load_slides(tiles, config) if config.slide_labels is not None else None
+    task = load_task(tiles, config) if slides is None else slides[0].task
+    specs = named_specs(config.encoders)
+    device = str(resolve_device(config.device))
+    cards = {name: load_encoder(spec).card for name, spec in specs.items()}
+    check_runs(cards)
+    inputs = {"tiles": tiles.content_hash, **{name: card.name for name, card in cards.items()}}
+    out = claim_output(config, command="benchmark", inputs=inputs)
+    failures = [sentence for spec in specs.values() for sentence in _embed(config, spec)]
+    if failures:
+        return Outcome(out, "no encoder was judged: some tiles could not be embedded", tuple(failures))
+    embeddings = {name: partial(_read_embeddings, config.tiles, card.name) for name, card in cards.items()}
+    found = _judge(config, task, None if slides is None else slides[0], embeddings, device)
+    encoders = [{"name": n, "spec": specs[n], "card": cards[n].to_json(), **found.results[n]} for n in specs]
+    benchmark = {**describe(task, config), "encoders": encoders, "groups": found.groups}
+    benchmark["differences"] = found.differences
+    benchmark["notes"] = (caveats(task) if slides is None else slides[1]) + encoder_notes(encoders)
+    if slides is None:
+        benchmark["notes"].append(PROTOCOLS.format(knn=config.judge.knn.protocol, linear=config.judge.linear.protocol))
+    write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
+    write_atomic(out / TABLE_NAME, benchmark_table(benchmark))
+    settings = {"benchmark": (out / CONFIG_NAME).read_text()}
+    write_report(out / PAGE_NAME, RunReport("Benchmark of encoders", benchmark=benchmark, configs=settings))
+    finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME, page=PAGE_NAME)
+    return Outcome(out, benchmark_text(benchmark), results=benchmark)
+
+
+def load_slides(tiles: TileSet, config: BenchmarkConfig) -> tuple[SlideTask, list[str]]:
+    """Return the task that the file of slide labels poses, and what was left out of it.
+
+    Raises:
+        ConfigError: the file cannot be read or has no columns ``slide_id`` and ``label``.
+    """
+    path = config.slide_labels
+    assert path is not None
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"slide labels '{path}' cannot be read ({error}); check the path") from error
+    if not rows or not {"slide_id", "label"} <= set(rows[0]):
+        raise ConfigError(f"slide labels '{path}' need columns slide_id and label, and at least one row")
+    label_of = {row["slide_id"]: row["label"] for row in rows if row["label"]}
+    stores = [store.store_id for store in tiles.stores]
+    return build_slide_task(tiles.store_of(np.arange(len(tiles))), stores, label_of)
+
+
+def load_task(tiles: TileSet, config: BenchmarkConfig) -> Task:
+    """Return the task that the columns of ``tiles`` pose.
+
+    Raises:
+        StoreError: a store has no column of labels, or it is not categorical.
+        ConfigError: the tiles cannot be split as asked.
+    """
+    if not tiles.has_column(config.label):
+        lacking = next(s for s in tiles.stores if not (s.path / "columns" / config.label).exists())
+        raise StoreError(f"store '{lacking.path}' has no column '{config.label}'; give labelled tiles or --set label=…")
+    names = tiles.categories(config.label)
+    if not names:
+        raise StoreError(f"column '{config.label}' is not categorical; a benchmark needs names of classes")
+    groups, unit = _groups(tiles, config.group)
+    has_split = tiles.has_column("split")
+    return build_task(
+        tiles.column(config.label),
+        names,
+        groups=groups,
+        unit=unit,
+        split_codes=tiles.column("split") if has_split else None,
+        split_names=tiles.categories("split") if has_split else (),
+        how=config.split,
+        test_share=config.test_share,
+        seed=config.seed,
+    )
+
+
+def named_specs(encoders: Sequence[str]) -> dict[str, str]:
+    """Return name to spec of ``NAME=SPEC`` or ``SPEC``, whose name is then the last part of the spec.
+
+    Raises:
+        ConfigError: two encoders have one name.
+    """
+    specs: dict[str, str] = {}
+    for text in encoders:
+        name, equals, spec = text.partition("=")
+        if not equals or not name or any(sign in name for sign in "/:@"):
+            name, spec = Path(text).name, text
+        if name in specs:
+            raise ConfigError(f"two encoders are called '{name}' ('{specs[name]}' and '{spec}'); write NAME={spec}")
+        specs[name] = spec
+    return specs
+
+
+def check_runs(cards: Mapping[str, EncoderCard]) -> None:
+    """Raise ConfigError when two runs of a recipe are one: they would show no variance between runs."""
+    seen: dict[tuple[str, str], str] = {}
+    for name, card in cards.items():
+        recipe, number, _ = name.partition("#")
+        other = seen.setdefault((recipe, card.weights_sha256), name)
+        if number and other != name:
+            raise ConfigError(f"'{other}' and '{name}' have the same weights; give runs of '{recipe}' with other seeds")
+
+
+def describe(task: Task, config: BenchmarkConfig) -> dict[str, Any]:
+    """Return what was asked, as JSON values."""
+    unit, count = ("slide", len(task.labels)) if config.slide_labels else task.cluster_count
+    return {
+        "histogen": histogen.__version__,
+        "label": str(config.slide_labels.name) if config.slide_labels else config.label,
+        "classes": list(task.classes),
+        "split": {"how": task.split.how, "seed": config.seed},
+        "num_train": len(task.split.train),
+        "num_test": len(task.split.test),
+        "clusters": {"unit": unit, "count": count},
+        "settings": (config.mil if config.slide_labels else config.judge).model_dump(mode="json"),
+    }
+
+
+def encoder_notes(encoders: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what a reader of the figures must know about the encoders."""
+    found = []
+    for encoder in encoders:
+        if not encoder.get("linear", {"converged": True})["converged"]:
+            found.append(f"The linear probe of {encoder['name']} did not converge; its figures are a lower bound.")
+        supervision = encoder["card"]["supervision"]
+        if supervision and not supervision.startswith("none"):
+            found.append(f"{encoder['name']} may have been made with labels ({supervision}).")
+    if len(encoders) > 1 and not any("#" in encoder["name"] for encoder in encoders):
+        found.append(
+            "One training run of each encoder: the intervals cover the choice of test tiles, not of training seeds; "
+            "compare several runs (NAME#1=…, NAME#2=…) before believing a difference."
+        )
+    return found
+
+
+def _judge(
+    config: BenchmarkConfig,
+    task: Task,
+    slides: SlideTask | None,
+    embeddings: dict[str, partial[NDArray[np.float32]]],
+    device: str,
+) -> Judgement:
+    if slides is not None:
+        with progress_bar("benchmark", total=len(embeddings), unit="encoders") as bar:
+            return judge_slides(
+                slides, embeddings, config.mil,
+                draws=config.judge.draws, seed=config.seed, device=device, advance=bar.advance,
+            )  # fmt: skip
+    with progress_bar("benchmark", total=len(embeddings) * len(config.judge.tests), unit="tests") as bar:
+        return judge(task, embeddings, config.judge, seed=config.seed, device=device, advance=bar.advance)
+
+
+def _read_embeddings(tiles: list[Path], key: str) -> NDArray[np.float32]:
+    return open_tiles(tiles).embeddings(key)
+
+
+def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
+    return embed.run(
+        embed.EmbedConfig(
+            tiles=config.tiles,
+            encoder=spec,
+            batch=config.embed_batch,
+            precision=config.precision,
+            seed=config.seed,
+            device=config.device,
+            workers=config.workers,
+            scheduler=config.scheduler,
+            resume=True,
+        )
+    ).failures
+
+
+def _groups(tiles: TileSet, column: str) -> tuple[NDArray[np.int64] | None, str]:
+    if tiles.has_column(column):
+        return np.asarray(tiles.column(column), dtype=np.int64), "group"
+    if column != BenchmarkConfig.model_fields["group"].default:
+        raise StoreError(f"not every store has a column '{column}' of groups; check --set group=…")
+    if len(tiles.stores) > 1:
+        return tiles.store_of(np.arange(len(tiles))), "slide"
+    return None, "slide"

@@ -1,0 +1,1 @@
+"""``histogen embed``: one embedding per tile."""

@@ -1,0 +1,1 @@
+"""``histogen fidelity``: synthetic tiles against real ones."""

@@ -1,0 +1,1 @@
+"""``histogen pretrain``: DINO and Gen-DINO."""

@@ -1,0 +1,1 @@
+"""``histogen run`` and ``histogen demo``: the whole chain, and its page."""

@@ -1,0 +1,1 @@
+"""``histogen synthesize``: tiles made from the embeddings of tiles."""

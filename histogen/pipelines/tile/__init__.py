@@ -1,0 +1,1 @@
+"""``histogen tile`` and ``histogen plan``: slides become tile stores."""

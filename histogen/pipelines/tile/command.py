@@ -1,0 +1,155 @@
+"""``histogen tile``: slides become tile stores, one per slide. Two shard maps: plan the slides, then cut the shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+from histogen.compute.client import Compute, Kept
+from histogen.compute.run import run_units
+from histogen.errors import ConfigError
+from histogen.files import remove_temporaries, write_atomic
+from histogen.manifest import SlideRecord
+from histogen.names import AREA_SUFFIXES
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.tile.config import COMMAND, TileConfig
+from histogen.pipelines.tile.cut_shard import ShardUnit, cut_shard
+from histogen.pipelines.tile.geojson import write_geojson
+from histogen.pipelines.tile.places import files_beside, store_paths
+from histogen.pipelines.tile.plan_slide import PlanUnit, plan
+from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
+from histogen.slides.find import find_slides, fingerprint
+from histogen.store.tile_store import TileStore
+from histogen.tiles.stain import build_normaliser
+
+LOCATED = frozenset({"slides", "annotations", "roi", "positions"})
+"""Settings that say where inputs are: resume compares what is there."""
+REPORT_NAME = "report.json"
+PAGE_NAME = "report.html"
+
+__all__ = ["TileConfig", "run"]
+
+
+def run(config: TileConfig) -> Outcome:
+    """Tile the slides that are not done; a slide that fails is a sentence, the others are done.
+
+    Raises:
+        ConfigError, ManifestError, OutputExistsError: the inputs, the settings or the output cannot be used.
+    """
+    sources = find_slides(config.slides)
+    _check_files(config)
+    _check_folder(config, sources)
+    prints = {source.slide_id: _fingerprint(source) for source in sources}
+    out = claim_output(
+        config, command=COMMAND, inputs={**prints, **_stated(config, sources)}, located=LOCATED,
+        is_used=lambda name: any((path / "zarr.json").exists() for path in store_paths(config, name.partition("/")[0])),
+    )  # fmt: skip
+    remove_temporaries(out)
+    units = _plan_units(config, sources, prints)
+    with ExitStack() as stack:
+        compute = Kept(Compute.from_config(config, threads=config.threads), stack)
+        planned = run_units(
+            plan, units, compute=compute, description="plan", item_name="slides", items_done=len(sources) - len(units)
+        )
+        shards, done = _shard_units(config, sources)
+        cut = run_units(cut_shard, shards, compute=compute, description="tile", item_name="tiles", items_done=done)
+    for source in sources if config.geojson else ():
+        write_geojson(config, source.slide_id)
+    rows = slide_rows(
+        [(source.slide_id, source.path, store_paths(config, source.slide_id)) for source in sources],
+        failures={failure.key: failure.sentence for failure in planned.failures},
+        shard_failures=[str(failure) for failure in cut.failures],
+    )
+    report = {**totals(rows), "seconds": {"plan": round(planned.seconds, 2), "tile": round(cut.seconds, 2)}}
+    write_atomic(out / REPORT_NAME, json.dumps({**report, "slides": [row.as_dict() for row in rows]}, indent=1))
+    write_tiling_page(out / PAGE_NAME, rows, report, thumbnails=out / "thumbnails")
+    sentences = tuple(sentence for row in rows for sentence in row.failures)
+    if not cut.failures:
+        finish_output(out, tiles=report["tiles"], failures=len(sentences))
+    return Outcome(config.out, _summary(config, rows, cut.seconds), sentences, {"tiles": report["tiles"]})
+
+
+def _check_files(config: TileConfig) -> None:
+    """Refuse, before anything is made, files in the settings that are not there or cannot be used."""
+    for name, path in (("annotations", config.annotations), ("roi", config.roi), ("positions", config.positions),
+                       ("stain.target", config.stain.target)):  # fmt: skip
+        if path is not None and not path.exists():
+            raise ConfigError(f"{name} '{path}' does not exist; check the path")
+    build_normaliser(config.stain)
+
+
+def _check_folder(config: TileConfig, sources: list[SlideRecord]) -> None:
+    """Refuse a folder of annotations that has no file of any of the slides: without a file a slide has no labels."""
+    where = config.annotations
+    if where is None or not where.is_dir() or any("annotations" in files_beside(config, source) for source in sources):
+        return
+    there = sorted(path.name for path in where.iterdir())
+    holds = f"it holds {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}" if there else "it is empty"
+    raise ConfigError(
+        f"annotations '{where}' have no file of any of the {len(sources)} slides ({holds}); name them as the slides, "
+        f"such as {sources[0].slide_id}{AREA_SUFFIXES[0]} (or {', '.join(AREA_SUFFIXES[1:])})"
+    )
+
+
+def _stated(config: TileConfig, sources: list[SlideRecord]) -> dict[str, str]:
+    """Return what is stated about each slide beside its file: by the manifest, and by files (their hashes)."""
+    stated: dict[str, str] = {}
+    target = config.stain.target and _digest(config.stain.target)
+    for source in sources:
+        values = {key: getattr(source, key) for key in ("mpp", "label", "split", "group")}
+        values |= {key: _digest(path) for key, path in files_beside(config, source).items() if path.is_file()}
+        values |= {"stain.target": target}
+        stated |= {f"{source.slide_id}/{key}": str(value) for key, value in values.items() if value is not None}
+    return stated
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _fingerprint(source: SlideRecord) -> str:
+    try:
+        return fingerprint(source.path)
+    except OSError:
+        return "unreadable"
+
+
+def _is_planned(config: TileConfig, source: SlideRecord) -> bool:
+    return all((path / "zarr.json").exists() for path in store_paths(config, source.slide_id))
+
+
+def _plan_units(config: TileConfig, sources: list[SlideRecord], prints: dict[str, str]) -> list[PlanUnit]:
+    splits = tuple(sorted({s.split for s in sources if s.split}))
+    groups = tuple(sorted({s.group for s in sources if s.group}))
+    labels = tuple(sorted({s.label for s in sources if s.label}))
+    return [
+        PlanUnit(source, config, prints[source.slide_id], labels, splits, groups)
+        for source in sources
+        if not _is_planned(config, source)
+    ]
+
+
+def _shard_units(config: TileConfig, sources: list[SlideRecord]) -> tuple[list[ShardUnit], int]:
+    """The shards that are not there yet, and how many tiles the others hold; a listing per store."""
+    units, done = [], 0
+    for source in sources:
+        for path in store_paths(config, source.slide_id):
+            if not (path / "zarr.json").exists():
+                continue
+            store = TileStore.open_(path)
+            missing = [
+                ShardUnit(path, source.path, shard, len(store.shard_range(shard))) for shard in store.missing_shards()
+            ]
+            done += store.num_tiles - sum(unit.num_items for unit in missing)
+            units += missing
+    return units, done
+
+
+def _summary(config: TileConfig, rows: list[SlideRow], seconds: float) -> str:
+    failed = len({row.slide_id for row in rows if row.failures})
+    whole = len({row.slide_id for row in rows}) - failed
+    tiles = sum(row.tiles for row in rows)
+    text = f"{config.out}: {tiles:,} tiles of {whole} slides in {seconds:.1f} s"
+    return f"{text}; {failed} slides have failures, see {config.out / REPORT_NAME}" if failed else text

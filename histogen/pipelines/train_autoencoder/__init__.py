@@ -1,0 +1,1 @@
+"""``histogen train-autoencoder``: the autoencoder of the latent diffusion model."""

@@ -1,0 +1,1 @@
+"""``histogen train-eldm``: the embedding-conditioned latent diffusion model."""

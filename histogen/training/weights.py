@@ -1,0 +1,106 @@
+"""Named tensors: read from any file of weights without running code in it, and digested, to name a model by them."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import pickle  # noqa: TID251 - only the name of the error that a refused file raises
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file
+
+from histogen.errors import WeightsError
+
+
+def _harmless() -> Iterator[Any]:
+    """Yield what training loops keep beside weights, and what cannot do anything: numbers, arrays, arguments, paths."""
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]
+    yield from (argparse.Namespace, np.dtype, np.ndarray, *{type(np.dtype(kind)) for kind in np.typecodes["All"]})
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        yield multiarray.scalar, f"{module}.scalar"
+        yield multiarray._reconstruct, f"{module}._reconstruct"
+    for name in ("pathlib.PosixPath", "pathlib._local.PosixPath", "pathlib.WindowsPath", "pathlib._local.WindowsPath"):
+        yield PurePosixPath, name
+    yield collections.defaultdict
+
+
+HARMLESS = tuple(_harmless())
+NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
+"""What torch's restricted unpickler raises on a file of something else."""
+UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
+
+
+def read_content(path: Path) -> Any:
+    """Return what a safetensors file holds, or a torch file of nothing but data and what trainings keep beside it.
+
+    Nothing in the file is executed.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or would run code.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights '{path}' {'are no file' if path.exists() else 'do not exist'}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # torch warns of protocols of files that it then refuses
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(HARMLESS)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise WeightsError(
+            f"'{path}' holds no readable weights ({_reason(error)}); copy it again, or save its state_dict as "
+            ".safetensors"
+        ) from error
+
+
+def read_tensors(path: Path, *, nested: Sequence[str] = ("state_dict",)) -> dict[str, torch.Tensor]:
+    """Return the tensors, by name, of a file of weights (see :func:`read_content`).
+
+    A checkpoint may hold them under one of the keys ``nested``; the first that is there is looked into.
+
+    Raises:
+        WeightsError: the file is missing, damaged, would run code, or holds no tensors by name.
+    """
+    tensors = _tensors_in(read_content(path), nested)
+    if not tensors:
+        raise WeightsError(f"'{path}' holds no tensors by name; give a file of weights")
+    return tensors
+
+
+def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return one digest of named tensors: of names, dtypes, shapes and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors_in(content: Any, nested: Sequence[str]) -> dict[str, torch.Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in nested:
+        if isinstance(content.get(key), Mapping):
+            return _tensors_in(content[key], nested)
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a file cannot be read, in words."""
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return f"it would run code: {asked[1]}"
+    return "it is no file of weights, or would run code" if isinstance(error, NOT_TENSORS) else _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
