@@ -19,6 +19,7 @@ from histogen.pipelines.outputs import Outcome
 from histogen.store.export_hdf5 import SUFFIX, Features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
 from histogen.store.layout import check_name
+from histogen.store.places import Owner
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 
@@ -119,7 +120,7 @@ def import_store(unit: FeatureUnit) -> dict[str, Any]:
     store = TileStore.open_(unit.store)
     if not unit.file.exists():
         raise StoreError(f"'{unit.file}' does not exist; add it, or leave this slide out")
-    found = read_features(unit.file)
+    found = read_features(unit.file, Owner.of_store(store))
     place = placement_of(tiles_of(store))
     side = found.side_l0 or unit.patch_size_l0
     if side is not None and abs(side - place.size_l0) > unit.tolerance_px:

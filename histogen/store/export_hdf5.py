@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from histogen.errors import StoreError
 from histogen.store.export_rows import MICRONS_TIMES_POWER, Placement, embeddings_of, needed, placement_of, whole_file
+from histogen.store.places import Owner, read_numbers, read_places
 from histogen.store.tile_set import TileSet
 
 SUFFIX = ".h5"
-MAX_NUMBERS = 10**10
 
 
 def write_trident(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
@@ -43,21 +43,24 @@ class Features:
     """Side of a patch in level-0 pixels, where the file states it."""
 
 
-def read_features(file: Path) -> Features:
-    """Return the features of a file of CLAM's or TRIDENT's, and where they are.
+def read_features(file: Path, owner: Owner) -> Features:
+    """Return the features of a file of CLAM's or TRIDENT's, and where they are on the slide that it must be of.
 
     Raises:
-        StoreError: it is not HDF5, has not both arrays of one length, or a feature is not finite.
+        StoreError: it is not HDF5, has not both arrays of one length, a feature is not finite, or it is of another
+            slide.
     """
     h5py = needed("h5py")
     try:
         with h5py.File(file, "r") as h5:
-            features, (coords, side) = read_numbers(h5, "features"), _places(h5)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+            features = read_numbers(h5, "features")
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise StoreError(f"'{file}' is not a feature file of CLAM or TRIDENT ({error}); give one") from error
+    places = read_places(file, owner)
+    coords = places.corners
     if features.ndim == 3 and features.shape[0] == 1:  # some writers keep a batch axis
         features = features[0]
-    if features.ndim != 2 or len(coords) != len(features) or features.dtype.kind not in "fiu":
+    if features.ndim != 2 or len(coords) != len(features):
         raise StoreError(
             f"'{file}' has features {features.shape} {features.dtype} and coords {coords.shape}, not numbers [N, D] "
             "and [N, 2]; give another file"
@@ -70,38 +73,7 @@ def read_features(file: Path) -> Features:
             f"'{file}' has {len(broken)} of {len(values)} features that are not finite, the first in row {broken[0]}; "
             "compute them again"
         )
-    return Features(values, coords, side)
-
-
-def _places(h5: Any) -> tuple[NDArray[np.int64], float | None]:
-    """Return ``coords`` int64 [N, 2] and a tile's side in level-0 pixels, where the file says it without its slide."""
-    coords, said = read_numbers(h5, "coords"), dict(h5["coords"].attrs)
-    if coords.ndim == 3 and coords.shape[0] == 1:  # some writers keep a batch axis
-        coords = coords[0]
-    if coords.ndim != 2 or coords.shape[1] != 2 or not len(coords):
-        raise ValueError(f"its coords {coords.shape} are not [N, 2] of at least one tile")
-    if not np.isfinite(coords).all():
-        row = int(np.flatnonzero(~np.isfinite(coords).all(axis=1))[0])
-        raise ValueError(f"it has coords {coords[row].tolist()} in row {row}")
-    if "patch_size_level0" in said:
-        return coords.astype(np.int64), float(said["patch_size_level0"])
-    if said.get("patch_level") == 0 and "patch_size" in said:
-        return coords.astype(np.int64), float(said["patch_size"])
-    return coords.astype(np.int64), None  # CLAM's patch_size is in pixels of a level whose scale is not in the file
-
-
-def read_numbers(h5: Any, name: str) -> NDArray[Any]:
-    """Return an array of numbers of an open HDF5 file.
-
-    Raises:
-        KeyError, ValueError: there is none of that name, it holds something else, or too many.
-    """
-    array = h5[name]
-    if not hasattr(array, "dtype") or array.dtype.kind not in "iuf":
-        raise ValueError(f"'{name}' are no numbers")
-    if array.size > MAX_NUMBERS:
-        raise ValueError(f"'{name}' are {array.size:,} numbers")
-    return np.asarray(array)
+    return Features(values, coords, places.side)
 
 
 def _write(tiles: TileSet, file: Path, encoder: str | None, images: bool, attributes_of: Any) -> int:

@@ -7,6 +7,7 @@ attributes say this, and their ``coords`` count in pixels of that level.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import StoreError
-from histogen.slides.base import BaseSlide
-from histogen.store.export_hdf5 import read_numbers
+from histogen.geometry import Extent
+from histogen.slides.base import BaseSlide, Level, slide_id_of
 from histogen.store.export_rows import needed
+from histogen.store.tile_store import TileStore
 
 SAME_SCALE = 0.01
 """Two statements of one downsample may differ by so much: some take it from rounded extents."""
 MAX_L0 = 2**53
+MAX_NUMBERS = 10**10
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The slide that a file must be of, as far as it is known."""
+
+    slide_id: str
+    names: frozenset[str]
+    extent: Extent | None = None
+    levels: tuple[Level, ...] = ()
+
+    @classmethod
+    def of_slide(cls, slide: BaseSlide) -> Owner:
+        """Return what an open slide says of itself."""
+        path = slide.path
+        names = frozenset({slide.slide_id, path.stem, path.name, slide_id_of(path)})
+        return cls(slide.slide_id, names, slide.extent, slide.levels)
+
+    @classmethod
+    def of_store(cls, store: TileStore) -> Owner:
+        """Return what a store says of its slide; of the slide's levels it knows none."""
+        said = store.provenance.get("slide") or {}
+        file = Path(said.get("name", ""))
+        names = frozenset({store.store_id, said.get("slide_id", ""), file.name, file.stem} - {""})
+        return cls(store.store_id, names, Extent(*said["extent"]) if "extent" in said else None)
 
 
 @dataclass(frozen=True)
@@ -39,10 +67,8 @@ class Places:
         return int(min((step.min() for step in steps if len(step)), default=0))
 
 
-def read_places(file: Path, slide: BaseSlide, names: set[str]) -> Places:
-    """Return where the tiles in a file of CLAM's or TRIDENT's lie on ``slide``, which is called one of ``names``.
-
-    Corners are rounded to whole pixels.
+def read_places(file: Path, owner: Owner) -> Places:
+    """Return where the tiles in a file of CLAM's or TRIDENT's lie on its slide; corners are rounded to whole pixels.
 
     Raises:
         StoreError: it is not HDF5, has no coordinates, or was made for another slide.
@@ -58,15 +84,31 @@ def read_places(file: Path, slide: BaseSlide, names: set[str]) -> Places:
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
         raise StoreError(f"'{file}' has no coordinates of CLAM or TRIDENT ({error}); give a file that does") from error
     try:
-        _check_name(said, names)
-        scale = _scale(said, slide)
+        _check_name(said, owner.names)
+        scale = _scale(said, owner)
         side = _side(said, scale)
         if not is_old:
             return Places(_corners(coords, 1.0), side)
+        if scale is None:
+            raise ValueError("it counts in pixels of a level of which it states no downsample; give a file that does")
         reduced = _custom(said)
-        return Places(_corners(coords, (scale or 1.0) * reduced), side and side * reduced)
+        return Places(_corners(coords, scale * reduced), side and side * reduced)
     except ValueError as error:
-        raise StoreError(f"'{file}' cannot say where tiles of slide '{slide.slide_id}' lie: {error}") from error
+        raise StoreError(f"'{file}' cannot say where tiles of slide '{owner.slide_id}' lie: {error}") from error
+
+
+def read_numbers(h5: Any, name: str) -> NDArray[Any]:
+    """Return an array of numbers of an open HDF5 file.
+
+    Raises:
+        KeyError, ValueError: there is none of that name, it holds something else, or too many.
+    """
+    array = h5[name]
+    if not hasattr(array, "dtype") or array.dtype.kind not in "iuf":
+        raise ValueError(f"'{name}' are no numbers")
+    if array.size > MAX_NUMBERS:
+        raise ValueError(f"'{name}' are {array.size:,} numbers")
+    return np.asarray(array)
 
 
 def _corners(coords: NDArray[Any], scale: float) -> NDArray[np.int64]:
@@ -81,48 +123,60 @@ def _corners(coords: NDArray[Any], scale: float) -> NDArray[np.int64]:
     return np.rint(corners).astype(np.int64)
 
 
-def _check_name(said: Mapping[str, Any], names: set[str]) -> None:
+def _check_name(said: Mapping[str, Any], names: frozenset[str]) -> None:
     for key in ("name", "wsi_name"):
         name = said.get(key)
         name = name.decode(errors="replace") if isinstance(name, bytes) else name
-        if isinstance(name, str) and name and not any(name == n or name.startswith(f"{n}@") for n in names):
+        if not isinstance(name, str) or not name:
+            continue
+        last = re.split(r"[/\\]", name)[-1]
+        if not any(last == n or last.startswith(f"{n}@") for n in names):
             raise ValueError(
                 f"it is of slide '{name}' (its {key}); give the file of this slide, or, if the slide was renamed, "
-                f"slide_id '{name}' in a manifest"
+                f"slide_id '{last}' in a manifest"
             )
 
 
-def _scale(said: Mapping[str, Any], slide: BaseSlide) -> float | None:
-    """Level-0 pixels per pixel of the level that the file counts in; None where it names no level."""
-    extent = (slide.extent.width, slide.extent.height)
-    whole = (_number(said, "level0_width"), _number(said, "level0_height"))
-    if None not in whole and max(abs(a - b) for a, b in zip(whole, extent, strict=True) if a is not None) > 1:
+def _scale(said: Mapping[str, Any], owner: Owner) -> float | None:
+    """Level-0 pixels per pixel of the level that the file counts in; None where that is not known."""
+    whole, extent = (_number(said, "level0_width"), _number(said, "level0_height")), owner.extent
+    if extent and None not in whole and not _is_extent(whole, extent):
         raise ValueError(
-            f"it is of a slide of {whole[0]:g} x {whole[1]:g} px, not {extent[0]} x {extent[1]}; give its own"
+            f"it is of a slide of {whole[0]:g} x {whole[1]:g} px, not {extent.width} x {extent.height}; give its own"
         )
     level = _number(said, "patch_level")
     if level is None:
         return None
-    stated, sides = _mean(said, "downsample"), _pair(said, "level_dim")
-    found = [one for one in slide.levels if sides and _is_extent(sides, (one.extent.width, one.extent.height))]
-    known = found[0].downsample if found else None
-    if sides and not found and not (stated and _is_extent([side * stated for side in sides], extent, stated)):
-        there = ", ".join(f"{one.extent.width} x {one.extent.height}" for one in slide.levels)
-        raise ValueError(
-            f"its level_dim is {sides[0]:g} x {sides[1]:g} px, which no level of the slide is ({there}); give the file "
-            "of this slide"
-        )
-    if not sides and level < len(slide.levels):
-        known = slide.levels[int(level)].downsample
+    stated, known = _mean(said, "downsample"), _known_scale(said, owner, int(level))
     scale = 1.0 if level == 0 else stated or known
-    if scale is None:
+    if scale is None and owner.levels:
         raise ValueError(f"its patch_level is {level:g}, of which it states no downsample; give a file that does")
-    if known is not None and abs(scale / known - 1) > SAME_SCALE:
+    if known is not None and scale is not None and abs(scale / known - 1) > SAME_SCALE:
         raise ValueError(
             f"its level {level:g} is {scale:g} times coarser than level 0, the slide's is {known:g} times; give the "
             "file of this slide"
         )
     return known or scale
+
+
+def _known_scale(said: Mapping[str, Any], owner: Owner, level: int) -> float | None:
+    """How many times coarser the level is according to the slide; by its extent where the file states it."""
+    sides, extent, stated = _pair(said, "level_dim"), owner.extent, _mean(said, "downsample")
+    if sides is None or extent is None:
+        return owner.levels[level].downsample if level < len(owner.levels) else None
+    found = [one.downsample for one in owner.levels if _is_extent(sides, one.extent)]
+    if found:
+        return found[0]
+    if stated is None and not owner.levels and min(sides) > 0:
+        across, down = extent.width / sides[0], extent.height / sides[1]
+        stated = across if abs(across / down - 1) <= SAME_SCALE else None
+    if stated and _is_extent([side * stated for side in sides], extent, stated):
+        return None if owner.levels else stated
+    there = ", ".join(f"{one.extent.width} x {one.extent.height}" for one in owner.levels)
+    raise ValueError(
+        f"its level_dim is {sides[0]:g} x {sides[1]:g} px, which no level of the slide is "
+        f"({there or f'level 0 is {extent.width} x {extent.height}'}); give the file of this slide"
+    )
 
 
 def _side(said: Mapping[str, Any], scale: float | None) -> float | None:
@@ -140,8 +194,8 @@ def _custom(said: Mapping[str, Any]) -> float:
     return float(round(whole[0] / reduced[0])) if whole and reduced and reduced[0] >= 1 else 1.0
 
 
-def _is_extent(sides: Any, extent: tuple[int, int], slack: float = 1.0) -> bool:
-    return all(abs(a - b) <= slack for a, b in zip(sides, extent, strict=True))
+def _is_extent(sides: Any, extent: Extent, slack: float = 1.0) -> bool:
+    return all(abs(a - b) <= slack for a, b in zip(sides, (extent.width, extent.height), strict=True))
 
 
 def _number(said: Mapping[str, Any], key: str) -> float | None:

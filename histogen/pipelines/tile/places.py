@@ -13,7 +13,7 @@ from histogen.geometry import Extent, Mpp
 from histogen.manifest import SlideRecord
 from histogen.names import AREA_SUFFIXES
 from histogen.pipelines.tile.config import TileConfig
-from histogen.slides.base import BaseSlide, require_mpp, slide_id_of
+from histogen.slides.base import BaseSlide, require_mpp
 from histogen.store.tile_store import TileStore
 from histogen.tiles.grid import Grid, Placed
 
@@ -112,13 +112,12 @@ def listed_places(
     """
     if config.positions is None:
         return None, ()
-    from histogen.store.places import read_places
+    from histogen.store.places import Owner, read_places
 
     file = files_beside(config, source).get("positions")
     if file is None:
         raise SlideError(f"slide '{source.slide_id}' has no positions in '{config.positions}'; add its HDF5 file")
-    names = {source.slide_id, source.path.stem, source.path.name, slide_id_of(source.path)}
-    found = read_places(file, slide, names)
+    found = read_places(file, Owner.of_slide(slide))
     places, side = found.corners, found.side
     outside = (places < 0).any(axis=1) | (places >= (grid.slide_extent.width, grid.slide_extent.height)).any(axis=1)
     if outside.any():
