@@ -93,8 +93,7 @@ def plan_slide(
         from histogen.tiles.annotations.frame import place_areas
         from histogen.tiles.regions import roi_shares
 
-        regions, note = place_areas(roi, slide, mask, frame)
-        notes = (note,) if note else ()
+        regions, notes = place_areas(roi, slide, mask, frame)
         keep[keep] = roi_shares(regions, x_l0[keep], y_l0[keep], grid.size_l0) >= MIN_ROI_SHARE
         if not keep.any():
             raise SlideError(

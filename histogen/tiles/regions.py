@@ -25,8 +25,8 @@ class Region:
     geometry: BaseGeometry
 
 
-def regions_of(shapes: Iterable[tuple[str, BaseGeometry]]) -> list[Region]:
-    """Return what has an area; points and lines are left out.
+def regions_of(shapes: Iterable[tuple[str, BaseGeometry | None]]) -> list[Region]:
+    """Return what has an area; points, lines and what has no geometry are left out.
 
     An outline that crosses itself encloses all that lies within any of its loops, holes are what their outlines
     enclose, and parts that overlap are one.
@@ -34,7 +34,7 @@ def regions_of(shapes: Iterable[tuple[str, BaseGeometry]]) -> list[Region]:
     Raises:
         ValueError: a coordinate is not a finite number.
     """
-    pairs = list(shapes)
+    pairs = [(name, geometry) for name, geometry in shapes if geometry is not None]
     geometries = np.array([geometry for _, geometry in pairs], dtype=object)
     coordinates, owners = shapely.get_coordinates(geometries, return_index=True)
     wrong = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
@@ -102,13 +102,15 @@ def _add_areas(areas: np.ndarray, parts: np.ndarray, codes: np.ndarray) -> None:
 
 
 def _check_twice(polygons: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> None:
-    known: dict[bytes, int] = {}
-    for outline, polygon, code in zip(shapely.to_wkb(shapely.normalize(polygons)), polygons, codes, strict=True):
-        if known.setdefault(outline, code) != code:
+    """Equal outlines have equal boxes and areas, wherever they begin and however many corners lie on their edges."""
+    known: dict[tuple[Any, ...], tuple[BaseGeometry, int]] = {}
+    for polygon, code, area in zip(polygons, codes.tolist(), shapely.area(polygons).tolist(), strict=True):
+        other, first = known.setdefault((*polygon.bounds, f"{area:.9g}"), (polygon, code))
+        if first != code and shapely.equals(other, polygon):
             left, top, right, bottom = polygon.bounds
             raise SlideError(
                 f"one region, from ({left:g}, {top:g}) to ({right:g}, {bottom:g}), has the classes "
-                f"'{names[known[outline]]}' and '{names[code]}'; delete one of them"
+                f"'{names[first]}' and '{names[code]}'; delete one of them"
             )
 
 

@@ -12,12 +12,11 @@ from histogen.compute.run import run_units
 from histogen.errors import ConfigError
 from histogen.files import remove_temporaries, write_atomic
 from histogen.manifest import SlideRecord
-from histogen.names import AREA_SUFFIXES
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.tile.config import COMMAND, TileConfig
 from histogen.pipelines.tile.cut_shard import ShardUnit, cut_shard
 from histogen.pipelines.tile.geojson import write_geojson
-from histogen.pipelines.tile.places import files_beside, store_paths
+from histogen.pipelines.tile.places import check_beside, files_beside, store_paths
 from histogen.pipelines.tile.plan_slide import PlanUnit, plan
 from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
 from histogen.slides.find import find_slides, fingerprint
@@ -39,8 +38,7 @@ def run(config: TileConfig) -> Outcome:
         ConfigError, ManifestError, OutputExistsError: the inputs, the settings or the output cannot be used.
     """
     sources = find_slides(config.slides)
-    _check_files(config)
-    _check_folder(config, sources)
+    _check_files(config, sources)
     prints = {source.slide_id: _fingerprint(source) for source in sources}
     out = claim_output(
         config, command=COMMAND, inputs={**prints, **_stated(config, sources)}, located=LOCATED,
@@ -71,26 +69,13 @@ def run(config: TileConfig) -> Outcome:
     return Outcome(config.out, _summary(config, rows, cut.seconds), sentences, {"tiles": report["tiles"]})
 
 
-def _check_files(config: TileConfig) -> None:
+def _check_files(config: TileConfig, sources: list[SlideRecord]) -> None:
     """Refuse, before anything is made, files in the settings that are not there or cannot be used."""
-    for name, path in (("annotations", config.annotations), ("roi", config.roi), ("positions", config.positions),
-                       ("stain.target", config.stain.target)):  # fmt: skip
-        if path is not None and not path.exists():
-            raise ConfigError(f"{name} '{path}' does not exist; check the path")
+    check_beside(config, sources)
+    target = config.stain.target
+    if target is not None and not target.exists():
+        raise ConfigError(f"stain.target '{target}' does not exist; check the path")
     build_normaliser(config.stain)
-
-
-def _check_folder(config: TileConfig, sources: list[SlideRecord]) -> None:
-    """Refuse a folder of annotations that has no file of any of the slides: without a file a slide has no labels."""
-    where = config.annotations
-    if where is None or not where.is_dir() or any("annotations" in files_beside(config, source) for source in sources):
-        return
-    there = sorted(path.name for path in where.iterdir())
-    holds = f"it holds {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}" if there else "it is empty"
-    raise ConfigError(
-        f"annotations '{where}' have no file of any of the {len(sources)} slides ({holds}); name them as the slides, "
-        f"such as {sources[0].slide_id}{AREA_SUFFIXES[0]} (or {', '.join(AREA_SUFFIXES[1:])})"
-    )
 
 
 def _stated(config: TileConfig, sources: list[SlideRecord]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from histogen.compute.run import run_units
 from histogen.pipelines.outputs import Outcome
 from histogen.pipelines.tile.config import TileConfig
 from histogen.pipelines.tile.cut_shard import build_recipe
-from histogen.pipelines.tile.places import build_grid
+from histogen.pipelines.tile.places import build_grid, check_beside
 from histogen.pipelines.tile.plan_slide import PlanUnit, open_planned, plan_tiles, tile_settings
 from histogen.slides.find import find_slides
 from histogen.tiles.extract import extract_tiles
@@ -41,6 +41,7 @@ def run_plan(config: TileConfig) -> Outcome:
         ConfigError, ManifestError: the inputs or the settings cannot be used.
     """
     sources = find_slides(config.slides)
+    check_beside(config, sources)
     units = [PlanUnit(source, config, "", (), (), ()) for source in sources]
     compute = Compute.from_config(config, threads=config.threads)
     report = run_units(estimate, units, compute=compute, description="plan", item_name="slides")

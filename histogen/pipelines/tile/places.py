@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,41 @@ def _beside(source: SlideRecord, where: Path | None, suffixes: Iterable[str]) ->
     if where is None or not where.is_dir():
         return where
     names = (source.slide_id, source.path.stem, source.path.name)
-    found = list(dict.fromkeys(path for s in suffixes for name in names if (path := where / f"{name}{s}").is_file()))
+    endings = [spelled for suffix in suffixes for spelled in (suffix, suffix.upper())]
+    there = [path for end in endings for name in names if (path := where / f"{name}{end}").is_file()]
+    files = {(stat.st_dev, stat.st_ino): path for path in reversed(there) if (stat := path.stat())}
+    found = list(reversed(files.values()))
     if len(found) > 1:
         raise ConfigError(
             f"'{found[0]}' and '{found[1].name}' are both of slide '{source.slide_id}'; keep one of them in the folder"
         )
     return found[0] if found else None
+
+
+def check_beside(config: TileConfig, sources: Sequence[SlideRecord]) -> None:
+    """Refuse files beside the slides that are not there, are one for several slides, or are of none of them.
+
+    Raises:
+        ConfigError: the setting is named, and what to do.
+    """
+    settings = {"annotations": config.annotations, "roi": config.roi, "positions": config.positions}
+    for name, path in ((name, path) for name, path in settings.items() if path is not None):
+        if not path.exists():
+            raise ConfigError(f"{name} '{path}' does not exist; check the path")
+        if path.is_file() and len(sources) > 1:
+            raise ConfigError(
+                f"{name} '{path}' is one file, and there are {len(sources)} slides; give a folder with a file for each "
+                f"(such as {sources[0].slide_id}{''.join(path.suffixes[-1:])})"
+            )
+    where = config.annotations
+    if where is None or not where.is_dir() or any("annotations" in files_beside(config, source) for source in sources):
+        return
+    there = sorted(path.name for path in where.iterdir())
+    holds = f"it holds {', '.join(there[:3])}{' and others' if len(there) > 3 else ''}" if there else "it is empty"
+    raise ConfigError(
+        f"annotations '{where}' have no file of any of the {len(sources)} slides ({holds}); name them as the slides, "
+        f"such as {sources[0].slide_id}{AREA_SUFFIXES[0]} (or {', '.join(AREA_SUFFIXES[1:])})"
+    )
 
 
 def build_grid(slide: BaseSlide, config: TileConfig, mpp: float | str) -> Grid:

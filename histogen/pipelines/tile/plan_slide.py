@@ -159,11 +159,13 @@ def _columns(unit: PlanUnit, slide: BaseSlide, slide_plan: SlidePlan) -> tuple[d
         columns["stain_strengths"] = np.full((count, 2), np.nan, np.float32)
     annotations = files_beside(unit.config, unit.source).get("annotations")
     if annotations is not None:
-        names, note = _labels(unit, annotations, slide, slide_plan)
-        notes += [note] if note else []
+        names, said = _labels(unit, annotations, slide, slide_plan)
+        notes += said
         columns["label"] = Column.categorical(names)
     elif unit.label_names:
         columns["label"] = Column.categorical([unit.source.label] * count, unit.label_names)
+    if unit.config.annotations is not None and annotations is None:
+        notes.append("has no file of annotations")
     if unit.splits:
         columns["split"] = Column.categorical([unit.source.split] * count, unit.splits, dtype="int8")
     if unit.groups:
@@ -173,16 +175,16 @@ def _columns(unit: PlanUnit, slide: BaseSlide, slide_plan: SlidePlan) -> tuple[d
 
 def _labels(
     unit: PlanUnit, annotations: Path, slide: BaseSlide, slide_plan: SlidePlan
-) -> tuple[list[str | None], str | None]:
+) -> tuple[list[str | None], tuple[str, ...]]:
     from histogen.tiles.annotations.frame import place_areas
     from histogen.tiles.annotations.read import read_annotations
     from histogen.tiles.regions import label_tiles
 
     areas = read_annotations(annotations, slide)
-    regions, note = place_areas(areas, slide, slide_plan.tissue, unit.config.frame)
+    regions, notes = place_areas(areas, slide, slide_plan.tissue, unit.config.frame)
     size_l0, least = slide_plan.grid.size_l0, unit.config.min_label_fraction
     try:
-        return label_tiles(regions, *slide_plan.positions_l0, size_l0, min_share=least), note
+        return label_tiles(regions, *slide_plan.positions_l0, size_l0, min_share=least), notes
     except SlideError as error:
         raise SlideError(f"annotations '{annotations}' cannot be used: {error}") from error
 

@@ -16,8 +16,8 @@ from histogen.tiles.annotations.geojson import QUPATH_KEYS, class_of
 MAX_GEOMETRY_BYTES = 1 << 28
 
 
-def read_annotation_store(path: Path) -> tuple[list[tuple[str, BaseGeometry]], bool]:
-    """Return (class, geometry) of each annotation, and whether they come from QuPath.
+def read_annotation_store(path: Path) -> tuple[list[tuple[str, BaseGeometry | None]], bool]:
+    """Return (class, geometry) of each annotation (None for a point, whose place alone is stored); are they QuPath's.
 
     The table is read directly: TIAToolbox's class needs SQLite extensions, a table does not.
 
@@ -26,9 +26,10 @@ def read_annotation_store(path: Path) -> tuple[list[tuple[str, BaseGeometry]], b
     """
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         packed = connection.execute("SELECT value FROM metadata WHERE key = 'compression'").fetchone()
-        rows = connection.execute("SELECT geometry, properties FROM annotations WHERE geometry IS NOT NULL").fetchall()
+        rows = connection.execute("SELECT geometry, properties FROM annotations").fetchall()
     is_packed = bool(packed and json.loads(packed[0]) == "zlib")
-    shapes, of_qupath = [], False
+    shapes: list[tuple[str, BaseGeometry | None]] = []
+    of_qupath = False
     for geometry, text in rows:
         properties = json.loads(text)
         if not isinstance(properties, dict):
@@ -36,7 +37,8 @@ def read_annotation_store(path: Path) -> tuple[list[tuple[str, BaseGeometry]], b
         drawn_there = any(key in properties for key in QUPATH_KEYS)
         of_qupath |= drawn_there
         name = class_of(properties, of_qupath=drawn_there)
-        shapes.append((name, shapely.from_wkb(_unpacked(geometry) if is_packed else bytes(geometry))))
+        data = geometry and (_unpacked(geometry) if is_packed else bytes(geometry))
+        shapes.append((name, shapely.from_wkb(data) if data else None))
     return shapes, of_qupath
 
 

@@ -13,17 +13,14 @@ WITH_AREA = ("Polygon", "Rectangle", "Spline")
 """A spline is taken for the polygon through its points; dots, point sets and measurements have no area."""
 
 
-def read_asap(root: Element) -> Iterator[tuple[str, BaseGeometry]]:
-    """Yield (class, geometry) of each annotation with an area.
+def read_asap(root: Element) -> Iterator[tuple[str, BaseGeometry | None]]:
+    """Yield (class, geometry) of each annotation; None for what has no area.
 
     Raises:
         ValueError: a coordinate is no number.
     """
     for annotation in root.iter("Annotation"):
-        if annotation.get("Type") not in WITH_AREA:
-            continue
         corners = sorted(annotation.iter("Coordinate"), key=lambda c: number(c.get("Order"), "an Order"))
         shape = polygon((number(c.get("X"), "an X"), number(c.get("Y"), "a Y")) for c in corners)
         group = annotation.get("PartOfGroup", "").strip()
-        if shape is not None:
-            yield "" if group == "None" else group, shape
+        yield "" if group == "None" else group, shape if annotation.get("Type") in WITH_AREA else None

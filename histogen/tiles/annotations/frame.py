@@ -28,8 +28,10 @@ NO_TISSUE = 0.02
 """A region whose box holds less than this share of tissue lies beside it."""
 
 
-def place_areas(areas: Areas, slide: BaseSlide, tissue: TissueMask, frame: Frame) -> tuple[list[Region], str | None]:
-    """Return regions in level-0 pixels of the canvas, and a phrase where it had to be found out how they count.
+def place_areas(
+    areas: Areas, slide: BaseSlide, tissue: TissueMask, frame: Frame
+) -> tuple[list[Region], tuple[str, ...]]:
+    """Return regions in level-0 pixels of the canvas, and what is to be known of them, a phrase each.
 
     Raises:
         SlideError: most of them lie outside of the slide, or beside its tissue; or it is open from where they count.
@@ -37,18 +39,22 @@ def place_areas(areas: Areas, slide: BaseSlide, tissue: TissueMask, frame: Frame
     bounds = slide.bounds_l0
     boxes = shapely.bounds([region.geometry for region in areas.regions]).reshape(-1, 4)
     if areas.on_glass or bounds is None or not (bounds.x or bounds.y) or not len(boxes):
-        _check_place(areas, slide, tissue, boxes, frame)
-        return areas.regions, None
+        return areas.regions, (*_flat(areas), *_check_place(areas, slide, tissue, boxes, frame))
     moved = boxes + np.tile([bounds.x, bounds.y], 2)
     chosen = _guess(areas, slide, tissue, boxes, moved) if frame == "auto" else frame
-    _check_place(areas, slide, tissue, moved if chosen == "bounds" else boxes, frame)
+    notes = _flat(areas) + _check_place(areas, slide, tissue, moved if chosen == "bounds" else boxes, frame)
     corner = f"the {chosen}' corner ({bounds.x:g}, {bounds.y:g})" if chosen == "bounds" else "the canvas' corner"
-    note = f"'{areas.path.name}' is counted from {corner}"
+    notes = (f"'{areas.path.name}' is counted from {corner}", *notes)
     if chosen == "canvas":
-        return areas.regions, note
+        return areas.regions, notes
     shift = np.array([bounds.x, bounds.y])
     shapes = shapely.transform([region.geometry for region in areas.regions], lambda points: points + shift)
-    return [Region(r.name, shape) for r, shape in zip(areas.regions, shapes, strict=True)], note
+    return [Region(r.name, shape) for r, shape in zip(areas.regions, shapes, strict=True)], notes
+
+
+def _flat(areas: Areas) -> tuple[str, ...]:
+    some = areas.num_flat
+    return (f"{some} drawings in '{areas.path.name}' have no area and were left out",) if some else ()
 
 
 def _guess(
@@ -73,9 +79,11 @@ def _guess(
     return usual  # type: ignore[return-value]
 
 
-def _check_place(areas: Areas, slide: BaseSlide, tissue: TissueMask, boxes: np.ndarray, frame: Frame) -> None:
+def _check_place(
+    areas: Areas, slide: BaseSlide, tissue: TissueMask, boxes: np.ndarray, frame: Frame
+) -> tuple[str, ...]:
     if not len(boxes):
-        return
+        return ()
     whole = BoxL0(0, 0, slide.extent.width, slide.extent.height)
     outside = int((_overlaps(boxes, whole) <= 0).sum())
     if outside * 2 > len(boxes):
@@ -90,6 +98,7 @@ def _check_place(areas: Areas, slide: BaseSlide, tissue: TissueMask, boxes: np.n
             "give the annotations of this slide, or set frame=canvas (level-0 pixels) or frame=bounds (QuPath's) to "
             "take them as they are"
         )
+    return (f"{outside} of {len(boxes)} regions in '{areas.path.name}' lie outside of the slide",) if outside else ()
 
 
 def _sizes(boxes: np.ndarray) -> np.ndarray:

@@ -14,20 +14,20 @@ CLASS_KEYS = ("class", "label", "type", "name")
 QUPATH_KEYS = ("classification", "objectType", "isLocked")
 
 
-def read_geojson(data: bytes) -> tuple[list[tuple[str, BaseGeometry]], bool]:
-    """Return (class, geometry) of each feature that has a geometry, and whether QuPath wrote them.
+def read_geojson(data: bytes) -> tuple[list[tuple[str, BaseGeometry | None]], bool]:
+    """Return (class, geometry) of each feature, and whether QuPath wrote them.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError, RecursionError: it is not GeoJSON.
     """
     features = list(_features(json.loads(data)))
-    shapes = []
+    shapes: list[tuple[str, BaseGeometry | None]] = []
     for index, feature in enumerate(features):
         properties = feature.get("properties") or {}
         if not isinstance(properties, dict):
             raise ValueError(f"the properties of feature {index} are no object")
-        if feature.get("geometry"):
-            shapes.append((class_of(properties, of_qupath=_of_qupath(feature)), shape(feature["geometry"])))
+        geometry = feature.get("geometry")
+        shapes.append((class_of(properties, of_qupath=_of_qupath(feature)), shape(geometry) if geometry else None))
     return shapes, any(_of_qupath(feature) for feature in features)
 
 
@@ -73,7 +73,8 @@ def _qupath_class(said: Any) -> str:
         return _text("classification", None if said is None else said if isinstance(said, str) else [said])
     names = said.get("names")
     if names:
-        return ": ".join(_text("names", name) for name in ([names] if isinstance(names, str) else names))
+        texts = [_text("names", name) for name in ([names] if isinstance(names, str) else names)]
+        return ": ".join(text for text in texts if text)
     name, above = _text("name", said.get("name")), _qupath_class(said.get("parentClass"))
     if not above or not name or name == above or name.startswith(f"{above}:"):
         return name or above

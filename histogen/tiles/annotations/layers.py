@@ -18,30 +18,33 @@ OUTLINES, RECTANGLES, ELLIPSES = {"0", "polygon"}, {"1", "rectangle"}, {"2", "el
 WITHOUT_AREA = {"3", "4", "5", "arrow", "ruler", "pin", "line"}
 
 
-def read_layers(root: Element) -> Iterator[tuple[str, BaseGeometry]]:
-    """Yield (layer's name, geometry) of each region with an area.
+def read_layers(root: Element) -> Iterator[tuple[str, BaseGeometry | None]]:
+    """Yield (class, geometry) of each region that is no hole; None for what has no area.
 
     Raises:
         ValueError: a coordinate is no number, or a region has an unknown type.
     """
     for layer in root.iter("Annotation"):
-        drawn: list[BaseGeometry] = []
+        drawn: list[tuple[str, BaseGeometry | None]] = []
         holes: list[BaseGeometry] = []
         for region in layer.iter("Region"):
             geometry = _shape(region)
             if geometry is not None:
-                is_hole = region.get("NegativeROA", "0").strip().lower() in ("1", "true")
-                whole = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
-                (holes if is_hole else drawn).append(whole)
-        for geometry in drawn:
-            cut = [hole for hole in holes if hole.area < geometry.area]
-            yield _name(layer), shapely.difference(geometry, shapely.union_all(cut)) if cut else geometry
+                geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+            if region.get("NegativeROA", "0").strip().lower() not in ("1", "true"):
+                drawn.append((_name(layer, region), geometry))
+            elif geometry is not None:
+                holes.append(geometry)
+        for name, geometry in drawn:
+            cut = [hole for hole in holes if geometry is not None and hole.area < geometry.area]
+            yield name, shapely.difference(geometry, shapely.union_all(cut)) if cut else geometry
 
 
-def _name(layer: Element) -> str:
-    """The layer's name; ImageScope's users often write it into the attribute Description instead."""
+def _name(layer: Element, region: Element) -> str:
+    """The layer's name; ImageScope's users also write it into the attribute Description, or into a region's text."""
     said = [a.get("Value", "") for a in layer.findall("Attributes/Attribute") if a.get("Name") == "Description"]
-    return next((text.strip() for text in (layer.get("Name", ""), *said) if text.strip()), "")
+    texts = (layer.get("Name", ""), *said, region.get("Text", ""))
+    return next((text.strip() for text in texts if text.strip()), "")
 
 
 def _shape(region: Element) -> BaseGeometry | None:

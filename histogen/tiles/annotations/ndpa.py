@@ -11,8 +11,8 @@ from histogen.slides.base import GlassCentre
 from histogen.tiles.annotations.xml import ellipse, number, polygon
 
 
-def read_ndpa(root: Element, centre: GlassCentre) -> Iterator[tuple[str, BaseGeometry]]:
-    """Yield (title, geometry in level-0 pixels) of each closed outline and each circle.
+def read_ndpa(root: Element, centre: GlassCentre) -> Iterator[tuple[str, BaseGeometry | None]]:
+    """Yield (title, geometry in level-0 pixels) of each annotation; None for what is neither closed nor a circle.
 
     Raises:
         ValueError: the coordinates are not in nanometres, or one is no number.
@@ -22,9 +22,7 @@ def read_ndpa(root: Element, centre: GlassCentre) -> Iterator[tuple[str, BaseGeo
         if unit != "nanometers":
             raise ValueError(f"its coordinates are in '{unit}', not in nanometers")
         for annotation in view.findall("annotation"):
-            shape = _shape(annotation, centre)
-            if shape is not None:
-                yield (view.findtext("title") or "").strip(), shape
+            yield (view.findtext("title") or "").strip(), _shape(annotation, centre)
 
 
 def _shape(annotation: Element, centre: GlassCentre) -> BaseGeometry | None:

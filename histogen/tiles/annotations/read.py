@@ -6,8 +6,8 @@ import gzip
 import json
 import sqlite3
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import shapely
@@ -29,12 +29,18 @@ MALFORMED = (
 """What libraries raise for files that are not what they seem."""
 
 
+Shapes = Iterable[tuple[str, BaseGeometry | None]]
+"""What a reader yields: class (empty: none) and geometry of each drawing, None where it has no area."""
+
+
 @dataclass(frozen=True)
 class Areas:
     """The regions of a file, in level-0 pixels, and what is known of the corner from which they count."""
 
     path: Path
     regions: list[Region]
+    num_flat: int
+    """How many drawings have no area, such as points and lines; they are not among the regions."""
     of_qupath: bool = False
     on_glass: bool = False
     """They were counted from the glass slide's centre: where they lie is certain."""
@@ -53,7 +59,7 @@ def read_annotations(path: Path, slide: BaseSlide | None = None) -> Areas:
             f"annotations '{path}' hold no area with a class ({len(areas.regions)} areas without one); "
             "set the classes and export again"
         )
-    return Areas(path, named, areas.of_qupath, areas.on_glass)
+    return replace(areas, regions=named)
 
 
 def read_areas(path: Path, slide: BaseSlide | None = None) -> Areas:
@@ -73,19 +79,23 @@ def read_areas(path: Path, slide: BaseSlide | None = None) -> Areas:
             head = file.read(16)
         if head.startswith(b"SQLite format 3"):
             kind = "an AnnotationStore"
-            shapes, of_qupath = read_annotation_store(path)
-            return Areas(path, regions_of(shapes), of_qupath)
+            return _areas(path, *read_annotation_store(path))
         data = _unpacked(path) if head.startswith(b"\x1f\x8b") else path.read_bytes()
         if data[:64].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n").startswith(b"<"):
             kind = "annotations in XML"
             return _from_xml(path, data, slide)
         kind = "GeoJSON"
-        shapes, of_qupath = read_geojson(data)
-        return Areas(path, regions_of(shapes), of_qupath)
+        return _areas(path, *read_geojson(data))
     except SlideError:
         raise
     except MALFORMED as error:
         raise SlideError(f"annotations '{path}' are not {kind} ({_reason(error)}); export them again") from error
+
+
+def _areas(path: Path, shapes: Shapes, of_qupath: bool = False, *, on_glass: bool = False) -> Areas:
+    shapes = list(shapes)
+    regions = regions_of(shapes)
+    return Areas(path, regions, len(shapes) - len(regions), of_qupath, on_glass)
 
 
 def _from_xml(path: Path, data: bytes, slide: BaseSlide | None) -> Areas:
@@ -93,9 +103,11 @@ def _from_xml(path: Path, data: bytes, slide: BaseSlide | None) -> Areas:
     if root.tag not in XML_ANNOTATIONS:
         known = ", ".join(XML_ANNOTATIONS)
         raise ValueError(f"the outermost element is <{root.tag}>, where one of {known} is known"[:200])
-    read: Callable[..., list[tuple[str, BaseGeometry]]] = resolve(XML_ANNOTATIONS, root.tag, what="annotations")
+    read: Callable[..., Iterable[tuple[str, BaseGeometry | None]]] = resolve(
+        XML_ANNOTATIONS, root.tag, what="annotations"
+    )
     if root.tag != "annotations":
-        return Areas(path, regions_of(read(root)))
+        return _areas(path, read(root))
     centre = None if slide is None else slide.glass_centre
     if centre is None:
         of = "" if slide is None else f" of slide '{slide.slide_id}'"
@@ -103,7 +115,7 @@ def _from_xml(path: Path, data: bytes, slide: BaseSlide | None) -> Areas:
             f"annotations '{path}' count from the centre of the glass slide, which the file{of} does not state; "
             "give them with the NDPI that they were drawn on"
         )
-    return Areas(path, regions_of(read(root, centre)), on_glass=True)
+    return _areas(path, read(root, centre), on_glass=True)
 
 
 def _unpacked(path: Path) -> bytes:
