@@ -137,4 +137,8 @@ def _summary(config: TileConfig, rows: list[SlideRow], seconds: float) -> str:
     whole = len({row.slide_id for row in rows}) - failed
     tiles = sum(row.tiles for row in rows)
     text = f"{config.out}: {tiles:,} tiles of {whole} slides in {seconds:.1f} s"
+    flagged = [row for row in rows if row.flags]
+    if flagged:
+        others = f" and {len(flagged) - 1} more" if len(flagged) > 1 else ""
+        text += f"; to be looked at: {flagged[0].slide_id} ({'; '.join(flagged[0].flags)}){others}"
     return f"{text}; {failed} slides have failures, see {config.out / REPORT_NAME}" if failed else text
