@@ -87,12 +87,12 @@ def image_scope(corner: tuple[int, int]) -> str:
     return f"<Annotations>{''.join(region(name) for name in CLASSES)}</Annotations>"
 
 
-def check_labels(out: Path, prefix: str = "") -> None:
-    """The tiles of the scan, and no others, have the class of the rectangle in which they lie."""
+def check_labels(out: Path, prefix: str = "", corner: tuple[int, int] = CORNER) -> None:
+    """The tiles of the scan (from ``corner`` on), and no others, have the class of the rectangle in which they lie."""
     tiles = histogen.open_tiles(out)
     names, codes = tiles.categories("label"), tiles.column("label")
     for x, y, code in zip(tiles.column("x_l0"), tiles.column("y_l0"), codes, strict=True):
-        column, row = (x - CORNER[0]) / PX, (y - CORNER[1]) / PX
+        column, row = (x - corner[0]) / PX, (y - corner[1]) / PX
         inside = [n for n, (a, b, c, d) in CLASSES.items() if a <= column < c and b <= row < d]
         assert (names[code] if code >= 0 else None) == (f"{prefix}{inside[0]}" if inside else None)
     assert (codes >= 0).sum() == 8 * 6
@@ -148,6 +148,36 @@ def test_tiles_go_out_as_geojson_in_the_frame_of_qupath_and_come_back(
     again, first = (histogen.open_tiles(tmp_path / name) for name in ("again", "tiles"))
     for name in ("x_l0", "y_l0"):
         np.testing.assert_array_equal(again.column(name), first.column(name))
+
+
+def write_ndpi(path: Path, right_nm: int, down_nm: int) -> None:
+    """Write an NDPI of SCANNED px of 0.5 microns, whose middle lies so far from that of the glass."""
+    pixels = np.random.default_rng(0).integers(90, 180, (SCANNED[1], SCANNED[0], 3)).astype(np.uint8)
+    said = [(65420, 4, 1, 1), (65421, 11, 1, 20.0), (65422, 9, 1, right_nm), (65423, 9, 1, down_nm), (65424, 9, 1, 0)]
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", compression="jpeg", rowsperstrip=SCANNED[1], metadata=None, software=False,
+        resolution=(20_000, 20_000), resolutionunit="CENTIMETER", extratags=[(*one, True) for one in said],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("right_nm", "down_nm"), [(0, 0), (-12_345_000, 6_000_500), (31_000, -7_000_000)])
+def test_ndpa_labels_the_tiles_of_its_ndpi(tmp_path: Path, right_nm: int, down_nm: int) -> None:
+    """Oracle: the middle of the image is at its offset, and a pixel is 500 nm, whatever resolution the user states."""
+    write_ndpi(tmp_path / "s.ndpi", right_nm, down_nm)
+
+    def view(name: str) -> str:
+        rows = "".join(
+            f"<point><x>{right_nm + (x - SCANNED[0] / 2) * 500}</x><y>{down_nm + (y - SCANNED[1] / 2) * 500}</y></point>"
+            for x, y in ring(name, (0, 0))
+        )
+        return (
+            f"<ndpviewstate><title>{name}</title><coordformat>nanometers</coordformat><annotation type='freehand' "
+            f"displayname='AnnotateFreehand'><closed>1</closed><pointlist>{rows}</pointlist></annotation></ndpviewstate>"
+        )
+
+    (tmp_path / "s.ndpi.ndpa").write_text(f"<annotations>{''.join(view(name) for name in CLASSES)}</annotations>")
+    assert not tile(tmp_path / "s.ndpi", tmp_path / "tiles", annotations=tmp_path, slide_mpp=0.4).failures
+    check_labels(tmp_path / "tiles", corner=(0, 0))
 
 
 @pytest.fixture(scope="module")
