@@ -166,8 +166,9 @@ def test_ndpa_labels_the_tiles_of_its_ndpi(tmp_path: Path, right_nm: int, down_n
     write_ndpi(tmp_path / "s.ndpi", right_nm, down_nm)
 
     def view(name: str) -> str:
+        middle_x, middle_y = SCANNED[0] / 2, SCANNED[1] / 2
         rows = "".join(
-            f"<point><x>{right_nm + (x - SCANNED[0] / 2) * 500}</x><y>{down_nm + (y - SCANNED[1] / 2) * 500}</y></point>"
+            f"<point><x>{right_nm + (x - middle_x) * 500}</x><y>{down_nm + (y - middle_y) * 500}</y></point>"
             for x, y in ring(name, (0, 0))
         )
         return (
