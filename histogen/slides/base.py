@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ import numpy as np
 from histogen.errors import HistogenError, MissingMppError, SlideError, TruncatedSlideError
 from histogen.geometry import BoxL0, Extent, Mpp
 from histogen.names import READERS, resolve
+from histogen.slides.pyramid import Stored, settle
 from histogen.slides.resample import read_resampled
 
 WHITE = 255
@@ -97,6 +98,7 @@ class BaseSlide(ABC):
         self.objective_power: float | None = None
         self.vendor = ""
         self.levels: tuple[Level, ...] = ()
+        self.left_out: tuple[str, ...] = ()  # what of the file is not used, a phrase each
         self.bounds_l0: BoxL0 | None = None  # of what was scanned, where that is less than level 0
         self.glass_centre: GlassCentre | None = None
         self._open()
@@ -118,6 +120,28 @@ class BaseSlide(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back file handles and caches."""
+
+    def settle_levels(self, stored: Sequence[Stored]) -> list[int]:
+        """Set ``levels`` to those of ``stored`` (level 0 first) whose scale can be told; return which they are.
+
+        :meth:`read_level` must read any of ``stored`` by its index when this is called.
+        """
+        self.levels = tuple(Level(level.extent, 1.0) for level in stored)
+        found = settle(stored, self.read_level)
+        self.levels = tuple(Level(stored[index].extent, scale) for index, scale in found)
+        kept = [index for index, _ in found]
+        self.left_out = tuple(
+            f"its level of {level.extent.width} x {level.extent.height} px is not used: its scale cannot be told"
+            for index, level in enumerate(stored)
+            if index not in kept
+        )
+        return kept
+
+    def filled(self, level: int) -> Extent:
+        """Extent of what a level holds of the slide, pixels: without what pads it to whole stored tiles."""
+        (width, height), scale = (self.extent.width, self.extent.height), self.levels[level].downsample
+        stored = self.levels[level].extent
+        return Extent(min(stored.width, math.ceil(width / scale)), min(stored.height, math.ceil(height / scale)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}('{self.slide_id}', {self.extent.width} x {self.extent.height} px)"
@@ -186,10 +210,10 @@ class BaseSlide(ABC):
         return np.concatenate(strips)
 
     def flags(self) -> tuple[str, ...]:
-        """Return what is odd about the resolution, a phrase each."""
+        """Return what is odd about the slide, a phrase each."""
+        odd = list(self.left_out)
         if self.mpp is None:
-            return ()
-        odd = []
+            return tuple(odd)
         if not ODD_MPP[0] <= self.mpp.mean <= ODD_MPP[1]:
             odd.append(f"mpp {self.mpp.mean:.4g} is outside {ODD_MPP[0]}-{ODD_MPP[1]}")
         if self.objective_power and not POWER_MPP[0] <= self.mpp.mean * self.objective_power <= POWER_MPP[1]:
@@ -258,19 +282,6 @@ def slide_id_of(path: Path) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.+@-]", "_", stem)
     plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
     return plain if plain == stem else f"{plain}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
-
-
-def level_downsample(base: Extent, level: Extent) -> float:
-    """Return the downsample of a level: the whole number that explains both sides up to rounding, else the mean ratio.
-
-    Writers round a level's extent, so 9274 / 2318 = 4.0009 stands for 4: pixels lie where 4 puts them.
-    """
-    ratio = ((base.width / level.width) * (base.height / level.height)) ** 0.5
-    whole = round(ratio)
-    sides = ((base.width, level.width), (base.height, level.height))
-    if whole >= 1 and all(math.floor(a / whole) - 1 <= b <= math.ceil(a / whole) for a, b in sides):
-        return float(whole)
-    return ratio
 
 
 def plausible_tag_mpp(x: float, y: float) -> bool:

@@ -17,7 +17,8 @@ import simplejpeg
 
 from histogen.errors import SlideError
 from histogen.geometry import BoxL0, Extent
-from histogen.slides.base import WHITE, BaseSlide, Level
+from histogen.slides.base import WHITE, BaseSlide
+from histogen.slides.pyramid import Stored
 from histogen.slides.resample import EXACT
 from histogen.slides.tiff_layout import TiffLevel, open_layout
 
@@ -36,22 +37,24 @@ class NativeSlide(BaseSlide):
 
     def _open(self) -> None:
         layout = open_layout(self.path)
-        self.tiff_levels: tuple[TiffLevel, ...] = layout.levels
-        self.levels = tuple(Level(level.extent, level.downsample) for level in layout.levels)
         self.vendor, self.objective_power = layout.vendor, layout.objective_power
         self.mpp, self.mpp_source = layout.mpp, layout.mpp_source
         self._file: int | None = None
         self._caches: dict[tuple[int, bool], TileCache] = {}
+        self.tiff_levels: tuple[TiffLevel, ...] = layout.levels
+        kept = self.settle_levels([Stored(level.extent, level.tile, level.stated) for level in layout.levels])
+        self.tiff_levels = tuple(layout.levels[index] for index in kept)
+        self._caches.clear()
 
     def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
         """Read a rectangle given in pixels of ``level``; white outside of the slide."""
-        tiff = self.tiff_levels[level]
+        tiff, filled = self.tiff_levels[level], self.filled(level)
         out = np.empty((extent.height, extent.width, 3), np.uint8)
         x1, y1 = x + extent.width, y + extent.height
-        if x < 0 or y < 0 or x1 > tiff.extent.width or y1 > tiff.extent.height:
+        if x < 0 or y < 0 or x1 > filled.width or y1 > filled.height:
             out[:] = WHITE
         left, top = max(x, 0), max(y, 0)
-        right, bottom = min(x1, tiff.extent.width), min(y1, tiff.extent.height)
+        right, bottom = min(x1, filled.width), min(y1, filled.height)
         if left >= right or top >= bottom:
             return out
         width, height = tiff.tile.width, tiff.tile.height
@@ -71,7 +74,7 @@ class NativeSlide(BaseSlide):
         """Read neighbouring tiles; where no resampling is needed, each stored tile is cut straight into them."""
         width_px = (count - 1) * stride_px + tile_px
         index = self.best_level(box.width / width_px)
-        scale, extent = self.levels[index].downsample, self.levels[index].extent
+        scale, extent = self.levels[index].downsample, self.filled(index)
         left, top = round(box.x / scale), round(box.y / scale)
         error = max(abs(box.x / scale - left), abs(box.y / scale - top), abs(box.width / scale - width_px),
                     abs(box.height / scale - tile_px))  # fmt: skip

@@ -10,10 +10,14 @@ import openslide
 
 from histogen.errors import SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
-from histogen.slides.base import WHITE, BaseSlide, GlassCentre, Level, level_downsample, plausible_tag_mpp
+from histogen.slides.base import WHITE, BaseSlide, GlassCentre, Level, plausible_tag_mpp
+from histogen.slides.pyramid import Stored, level_downsample
 
 TAG_VENDORS = ("generic-tiff",)
 """Vendors whose mpp OpenSlide takes from TIFF resolution tags, not from a scanner's metadata."""
+MAX_BEFORE = 32
+PLAIN_VENDORS = ("generic-tiff", "aperio")
+"""Vendors whose downsamples OpenSlide takes from extents alone; of others it knows the layout."""
 
 
 class OpenSlideSlide(BaseSlide):
@@ -25,10 +29,14 @@ class OpenSlideSlide(BaseSlide):
         handle = self._fresh()
         self._handle: openslide.OpenSlide | None = handle
         extents = [Extent(*dimensions) for dimensions in handle.level_dimensions]
-        self._scales = [float(d) for d in handle.level_downsamples]
-        self.levels = tuple(Level(extent, level_downsample(extents[0], extent)) for extent in extents)
         properties = handle.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
+        self._stored = list(enumerate(float(d) for d in handle.level_downsamples))
+        if self.vendor in PLAIN_VENDORS:
+            stored = [Stored(extent, _tile(properties, index)) for index, extent in enumerate(extents)]
+            self._stored = [self._stored[index] for index in self.settle_levels(stored)]
+        else:
+            self.levels = tuple(Level(extent, level_downsample(extents[0], extent)) for extent in extents)
         power = properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
         self.objective_power = float(power) if power else None
         x, y = (properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
@@ -50,7 +58,7 @@ class OpenSlideSlide(BaseSlide):
 
         Only what lies inside is asked of OpenSlide: it places rectangles that begin outside up to a pixel away.
         """
-        whole = self.levels[level].extent
+        whole = self.filled(level)
         left, top = max(x, 0), max(y, 0)
         inside = Extent(min(x + extent.width, whole.width) - left, min(y + extent.height, whole.height) - top)
         if inside == extent:
@@ -64,14 +72,16 @@ class OpenSlideSlide(BaseSlide):
     def _read_inside(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
         if self._handle is None:
             self._handle = self._fresh()
-        scale = self._scales[level]
+        stored, scale = self._stored[level]  # of OpenSlide's own, by which it finds the pixels of the level
+        left, top = (_before(at, scale) for at in (x, y))
+        place, size = (round(left * scale), round(top * scale)), (x - left + extent.width, y - top + extent.height)
         try:
-            image = self._handle.read_region((round(x * scale), round(y * scale)), level, (extent.width, extent.height))
+            image = self._handle.read_region(place, stored, size)
         except openslide.OpenSlideError as error:
             self.close()
             where = f"level {level} at ({x}, {y}), {extent.width} x {extent.height} px"
             raise SlideError(f"slide '{self.slide_id}' cannot be read at {where}: {error}") from error
-        return _on_white(np.asarray(image))
+        return _on_white(np.asarray(image)[y - top :, x - left :])
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
@@ -92,6 +102,20 @@ def dicom_member(path: Path) -> Path:
     if not members:
         raise SlideError(f"folder '{path}' holds no DICOM files; check the path")
     return members[0]
+
+
+def _tile(properties: Mapping[str, str], level: int) -> Extent | None:
+    said = [properties.get(f"openslide.level[{level}].tile-{side}") for side in ("width", "height")]
+    return Extent(*(int(value) for value in said if value)) if all(said) else None
+
+
+def _before(at: int, scale: float) -> int:
+    """The pixel of a level, at ``at`` or a few before it, that lies nearest to a whole pixel of level 0.
+
+    OpenSlide takes places in whole pixels of level 0: what lies between them would be shifted by a fraction.
+    """
+    near = range(at, max(-1, at - MAX_BEFORE), -1)
+    return min(near, key=lambda place: round(abs(place * scale - round(place * scale)), 3))
 
 
 def _bounds(properties: Mapping[str, str]) -> BoxL0 | None:

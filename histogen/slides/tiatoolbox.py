@@ -8,8 +8,9 @@ import numpy as np
 
 from histogen.errors import MissingDependencyError, SlideError
 from histogen.geometry import Extent, Mpp
-from histogen.slides.base import WHITE, BaseSlide, Level, level_downsample, plausible_tag_mpp
+from histogen.slides.base import WHITE, BaseSlide, plausible_tag_mpp
 from histogen.slides.openslide import dicom_member
+from histogen.slides.pyramid import Stored
 
 
 class TiatoolboxSlide(BaseSlide):
@@ -24,7 +25,8 @@ class TiatoolboxSlide(BaseSlide):
         extents = [Extent(int(width), int(height)) for width, height in info.level_dimensions]
         if not extents or len(info.level_dimensions[0]) != 2:
             raise SlideError(f"'{self.path.name}' has no levels that TIAToolbox can read")
-        self.levels = tuple(Level(extent, level_downsample(extents[0], extent)) for extent in extents)
+        self._stored = list(enumerate(float(scale) for scale in info.level_downsamples))
+        self._stored = [self._stored[index] for index in self.settle_levels([Stored(extent) for extent in extents])]
         self.vendor = str(info.vendor or "unknown").lower()
         self.objective_power = float(info.objective_power) if info.objective_power else None
         if info.mpp is not None and plausible_tag_mpp(*(float(v) for v in info.mpp)):
@@ -35,10 +37,10 @@ class TiatoolboxSlide(BaseSlide):
 
     def read_level(self, level: int, x: int, y: int, extent: Extent) -> np.ndarray:
         """Read a rectangle given in pixels of ``level``; white outside of the slide."""
-        scale = self.levels[level].downsample
+        stored, scale = self._stored[level]  # of TIAToolbox's own, by which it finds the pixels of the level
         try:
             pixels = self._handle.read_rect(
-                (round(x * scale), round(y * scale)), (extent.width, extent.height), resolution=level, units="level",
+                (round(x * scale), round(y * scale)), (extent.width, extent.height), resolution=stored, units="level",
                 coord_space="baseline", pad_mode="constant", pad_constant_values=WHITE,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:

@@ -15,7 +15,8 @@ import tifffile
 
 from histogen.errors import SlideError, TruncatedSlideError
 from histogen.geometry import Extent, Mpp
-from histogen.slides.base import level_downsample, plausible_tag_mpp
+from histogen.slides.base import plausible_tag_mpp
+from histogen.slides.pyramid import SAME, Stored, may_be_level
 
 CODECS = {1: "none", 5: "lzw", 7: "jpeg", 8: "zlib", 32946: "zlib", 33005: "jpeg2000", 34712: "jpeg2000"}
 """TIFF compression to codec. Aperio's 33003 (JPEG 2000 in YCbCr) is left to OpenSlide."""
@@ -30,7 +31,8 @@ class TiffLevel:
     """One level: ``offsets`` and ``sizes`` (int64 [number of tiles], row by row) of its stored tiles."""
 
     extent: Extent
-    downsample: float
+    stated: float | None
+    """Its downsample, where it has a resolution of its own."""
     tile: Extent
     columns: int
     offsets: np.ndarray
@@ -79,9 +81,7 @@ def _layout(tiff: tifffile.TiffFile) -> TiffLayout:
     lower = first.pages if tiff.is_ome and first.pages is not None else tiff.pages[1:]
     pages = [first, *(page.aspage() if hasattr(page, "aspage") else page for page in lower)]
     reduced = [page for page in pages[1:] if _is_level(page, first, aperio=tiff.is_svs)]
-    base = Extent(first.imagewidth, first.imagelength)
-    levels = [_level(page, base) for page in (first, *reduced)]
-    levels.sort(key=lambda level: level.downsample)
+    levels = [_level(page, first) for page in (first, *reduced)]
     power, mpp = _aperio(first.description) if tiff.is_svs else (None, None)
     if tiff.is_ome:
         mpp = _ome_mpp(tiff.ome_metadata or "")
@@ -126,11 +126,24 @@ def _is_level(page: Any, first: Any, *, aperio: bool) -> bool:
     """Whether a directory is a level of the pyramid; labels, macros and thumbnails are striped or of another shape."""
     if not page.is_tiled or page.shape[2:] != first.shape[2:]:
         return False
-    same = abs((page.imagewidth / page.imagelength) / (first.imagewidth / first.imagelength) - 1) < 0.05
-    return same and (aperio or bool(page.subfiletype & 1)) and page.imagewidth < first.imagewidth
+    stored = Stored(_extent(page), None if aperio else Extent(page.tilewidth, page.tilelength))
+    return (aperio or bool(page.subfiletype & 1)) and may_be_level(_extent(first), stored)
 
 
-def _level(page: Any, base: Extent) -> TiffLevel:
+def _extent(page: Any) -> Extent:
+    return Extent(page.imagewidth, page.imagelength)
+
+
+def _stated_downsample(page: Any, first: Any) -> float | None:
+    """How many times coarser a level is by its resolution tags; None where they are those of level 0."""
+    own, base = _tag_mpp(page), _tag_mpp(first)
+    ratio = own.mean / base.mean if own and base else 1.0
+    if ratio < 1.01:
+        return None
+    return float(round(ratio)) if abs(ratio / round(ratio) - 1) < SAME else ratio
+
+
+def _level(page: Any, first: Any) -> TiffLevel:
     if not page.is_tiled:
         raise SlideError("its pixels are in strips, not in tiles")
     if page.compression not in CODECS:
@@ -141,7 +154,7 @@ def _level(page: Any, base: Extent) -> TiffLevel:
     codec = CODECS[page.compression]
     if codec != "jpeg" and page.photometric == 6:
         raise SlideError("its pixels are YCbCr without JPEG")
-    extent = Extent(page.imagewidth, page.imagelength)
+    extent = _extent(page)
     tile = Extent(page.tilewidth, page.tilelength)
     columns = -(-extent.width // tile.width)
     count = columns * -(-extent.height // tile.height)
@@ -153,7 +166,7 @@ def _level(page: Any, base: Extent) -> TiffLevel:
     colorspace = {2: "RGB", 6: "YCbCr"}[int(page.photometric)] if codec == "jpeg" else None
     tag = page.tags.get("YCbCrSubSampling")
     return TiffLevel(
-        extent, level_downsample(base, extent), tile, columns, offsets, sizes, codec, page.jpegtables, colorspace,
+        extent, _stated_downsample(page, first), tile, columns, offsets, sizes, codec, page.jpegtables, colorspace,
         _subsampling(tag.value if tag else (2, 2)) if colorspace == "YCbCr" else "444", page.predictor == 2,
     )  # fmt: skip
 

@@ -32,8 +32,8 @@ def passthrough_level(slide: Slide, grid: Grid) -> int:
         raise SlideError(f"{name} is not a plain tiled TIFF or SVS, whose stored tiles can be copied; use codec=jpeg")
     scale = grid.pixel_l0[0]
     for index, level in enumerate(slide.tiff_levels):
-        near = abs(level.downsample / scale - 1) < SAME and abs(level.downsample / grid.pixel_l0[1] - 1) < SAME
-        if not near:
+        downsample = slide.levels[index].downsample
+        if abs(downsample / scale - 1) >= SAME or abs(downsample / grid.pixel_l0[1] - 1) >= SAME:
             continue
         if level.codec != "jpeg":
             raise SlideError(f"{name} stores {level.codec}, not JPEG, at this resolution; use codec=jpeg")
@@ -41,7 +41,7 @@ def passthrough_level(slide: Slide, grid: Grid) -> int:
             stored = f"{level.tile.width} x {level.tile.height}"
             raise SlideError(f"{name} stores tiles of {stored} px; use tile_px={level.tile.width} with no overlap")
         return index
-    mpps = ", ".join(f"{level.downsample * grid.slide_mpp.mean:.6g}" for level in slide.tiff_levels)
+    mpps = ", ".join(f"{level.downsample * grid.slide_mpp.mean:.6g}" for level in slide.levels)
     raise SlideError(f"{name} has levels of {mpps} mpp, none of {grid.mpp:.6g}; use mpp=native or codec=jpeg")
 
 
