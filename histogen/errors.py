@@ -8,7 +8,8 @@
     ├── OutputExistsError (FileExistsError)   the output is there and neither --resume nor --overwrite was given
     ├── SlideError (ValueError)               a slide cannot be opened or read
     │   ├── MissingMppError                   its resolution is not stated anywhere
-    │   └── TruncatedSlideError               its file ends before its pixels do
+    │   └── RefusedSlideError                 it cannot be shown rightly, by any reader
+    │       └── TruncatedSlideError           its file ends before its pixels do
     ├── StoreError (ValueError)               a tile store is malformed or does not fit
     │   └── IncompleteStoreError              some of its shards are not there yet
     ├── EncoderError (ValueError)             an encoder or its weights cannot be used
@@ -50,7 +51,11 @@ class MissingMppError(SlideError):
     """The resolution (microns per pixel) of a slide is not stated anywhere."""
 
 
-class TruncatedSlideError(SlideError):
+class RefusedSlideError(SlideError):
+    """What a slide holds cannot be shown rightly, so that no other reader is tried."""
+
+
+class TruncatedSlideError(RefusedSlideError):
     """The file of a slide ends before its pixels do."""
 
 

@@ -12,11 +12,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from histogen.errors import HistogenError, MissingMppError, SlideError, TruncatedSlideError
+from histogen.errors import HistogenError, MissingMppError, RefusedSlideError, SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
 from histogen.names import READERS, resolve
 from histogen.slides.pyramid import Stored, settle
 from histogen.slides.resample import read_resampled
+from histogen.slides.tiff_metadata import is_tiff
 
 WHITE = 255
 ODD_MPP = (0.1, 2.5)
@@ -26,8 +27,8 @@ POWER_MPP = (7.0, 14.0)
 LEVEL_TOLERANCE = 1.001
 """A level up to 0.1 % coarser than what is asked for is read without going one level finer."""
 
-TIATOOLBOX_SUFFIXES = (".tif", ".tiff", ".qptiff", ".jp2", ".zarr", ".png", ".jpg", ".jpeg")
-"""Files that TIAToolbox may open where OpenSlide does not."""
+TIATOOLBOX_SUFFIXES = (".jp2", ".zarr", ".png", ".jpg", ".jpeg")
+"""Files that TIAToolbox may open where OpenSlide does not. TIFFs are read as much by the native reader."""
 
 
 class Level(NamedTuple):
@@ -130,7 +131,7 @@ class BaseSlide(ABC):
         found = settle(stored, self.read_level)
         self.levels = tuple(Level(stored[index].extent, scale) for index, scale in found)
         kept = [index for index, _ in found]
-        self.left_out = tuple(
+        self.left_out += tuple(
             f"its level of {level.extent.width} x {level.extent.height} px is not used: its scale cannot be told"
             for index, level in enumerate(stored)
             if index not in kept
@@ -236,27 +237,28 @@ def open_slide(
 
     Raises:
         SlideError: it does not exist, is empty, or no reader can open it.
+        RefusedSlideError: what it holds cannot be shown rightly, or ends before its pixels do.
     """
     path = Path(path)
     _check_there(path)
     stated = Mpp(mpp, mpp) if isinstance(mpp, int | float) else mpp
     names = _readers_for(path) if reader == "auto" else [reader]
-    reason = ""
+    reasons = []
     for name in names:
         opener: Callable[..., BaseSlide] = resolve(READERS, name, what="reader")
         try:
             return opener(path, mpp=stated, slide_id=slide_id)
-        except TruncatedSlideError as error:
-            raise TruncatedSlideError(f"slide '{path}' cannot be opened: {error}") from error
+        except RefusedSlideError as error:
+            raise type(error)(f"slide '{path}' cannot be opened: {error}") from error
         except HistogenError as error:
-            # The general readers' reasons say more than that the native one declined.
-            reason = reason if name == "tiatoolbox" and reason else str(error)
-    raise SlideError(f"slide '{path}' cannot be opened ({reason}); check that it is a whole slide image")
+            reasons.append(str(error))
+    raise SlideError(f"slide '{path}' cannot be opened ({'; '.join(reasons)}); check that it is a whole slide image")
 
 
 def _readers_for(path: Path) -> list[str]:
     """TIAToolbox takes seconds to import (torch comes with it): only files that it may know better are its own."""
-    return [name for name in READERS if name != "tiatoolbox" or path.suffix.lower() in TIATOOLBOX_SUFFIXES]
+    may = {"native": path.is_file() and is_tiff(path), "tiatoolbox": path.suffix.lower() in TIATOOLBOX_SUFFIXES}
+    return [name for name in READERS if may.get(name, True)]
 
 
 def require_mpp(slide: Slide) -> Mpp:
@@ -282,11 +284,6 @@ def slide_id_of(path: Path) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.+@-]", "_", stem)
     plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
     return plain if plain == stem else f"{plain}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
-
-
-def plausible_tag_mpp(x: float, y: float) -> bool:
-    """Whether a TIFF resolution tag can be a slide's: scanners' cameras, not the 72 or 300 dpi of office software."""
-    return 0.05 <= x <= 50 and 0.05 <= y <= 50
 
 
 def _check_there(path: Path) -> None:

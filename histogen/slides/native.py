@@ -1,8 +1,10 @@
-"""Tiled TIFF and SVS read directly: positioned reads, every stored tile decoded once while it is near, then cut.
+"""TIFF and SVS read directly: positioned reads, every stored tile decoded once while it is near, then cut.
 
 OpenSlide spends most of its time composing tiles with cairo, not decoding them. Where a file is laid out plainly
 (one pyramid of tiles, 8-bit RGB, no overlap, no missing tile) its tiles are decoded here with the same libraries,
-so the pixels are the same. Everything else is refused, and :func:`histogen.slides.base.open_slide` asks OpenSlide.
+so the pixels are the same. Planes, more bits, grey and strips are read through tifffile's decoders, because OpenSlide
+shows the first plane, or the upper bits, or nothing. Everything else is declined, and
+:func:`histogen.slides.base.open_slide` asks OpenSlide.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ class NativeSlide(BaseSlide):
 
     def _open(self) -> None:
         layout = open_layout(self.path)
-        self.vendor, self.objective_power = layout.vendor, layout.objective_power
-        self.mpp, self.mpp_source = layout.mpp, layout.mpp_source
+        about = layout.about
+        self.vendor, self.objective_power, self.left_out = about.vendor, about.objective_power, about.left_out
+        self.mpp, self.mpp_source = about.mpp, about.mpp_source
         self._file: int | None = None
         self._caches: dict[tuple[int, bool], TileCache] = {}
         self.tiff_levels: tuple[TiffLevel, ...] = layout.levels
@@ -120,13 +123,23 @@ class NativeSlide(BaseSlide):
             cache = self._caches[level, repeat_chroma] = TileCache(self.tiff_levels[level].tile)
         tile = cache.get(index)
         if tile is None:
-            payload = self.read_payload(level, index)
+            decode = self._decoder(level, index, repeat_chroma)
             try:
-                decode = decode_repeating_chroma if repeat_chroma else decode_tile
-                tile = cache.put(index, lambda out: decode(self.tiff_levels[level], payload, out))
+                tile = cache.put(index, decode)
             except (ValueError, RuntimeError) as error:
                 raise SlideError(f"{self._where(level, index)}: {error}") from error
         return tile
+
+    def _decoder(self, level: int, index: int, repeat_chroma: bool) -> Callable[[np.ndarray], np.ndarray]:
+        """Read a tile's stored bytes; return what decodes them into a buffer, or beside it."""
+        tiff = self.tiff_levels[level]
+        if tiff.pieces is None:
+            payload, decode = self.read_payload(level, index), decode_repeating_chroma if repeat_chroma else decode_tile
+            return lambda out: decode(tiff, payload, out)
+        pieces = tiff.pieces
+        count = len(tiff.offsets) // pieces.num_planes
+        payloads = [self.read_payload(level, index + plane * count) for plane in range(pieces.num_planes)]
+        return lambda _: pieces.rgb(payloads, index)
 
     def _where(self, level: int, index: int) -> str:
         columns = self.tiff_levels[level].columns
@@ -147,7 +160,8 @@ class TileCache:
     """
 
     def __init__(self, tile: Extent) -> None:
-        count = max(4, CACHE_BYTES // (tile.width * tile.height * 3))
+        size = tile.width * tile.height * 3
+        count = max(4 if size <= CACHE_BYTES else 2, CACHE_BYTES // size)
         self._buffers = np.empty((count, tile.height, tile.width, 3), np.uint8)
         self._slots: dict[int, int] = {}
         self._owners: list[int | None] = [None] * count

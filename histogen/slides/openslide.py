@@ -10,8 +10,10 @@ import openslide
 
 from histogen.errors import SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
-from histogen.slides.base import WHITE, BaseSlide, GlassCentre, Level, plausible_tag_mpp
+from histogen.slides.base import WHITE, BaseSlide, GlassCentre, Level
 from histogen.slides.pyramid import Stored, level_downsample
+from histogen.slides.tiff_layout import read_about
+from histogen.slides.tiff_metadata import plausible_tag_mpp
 
 TAG_VENDORS = ("generic-tiff",)
 """Vendors whose mpp OpenSlide takes from TIFF resolution tags, not from a scanner's metadata."""
@@ -26,6 +28,7 @@ class OpenSlideSlide(BaseSlide):
     reader_name = "openslide"
 
     def _open(self) -> None:
+        about = read_about(self.path)
         handle = self._fresh()
         self._handle: openslide.OpenSlide | None = handle
         extents = [Extent(*dimensions) for dimensions in handle.level_dimensions]
@@ -44,6 +47,10 @@ class OpenSlideSlide(BaseSlide):
             tags = self.vendor in TAG_VENDORS
             if not tags or plausible_tag_mpp(float(x), float(y)):
                 self.mpp, self.mpp_source = Mpp(float(x), float(y)), "tiff tags" if tags else "metadata"
+        if about is not None:
+            self.left_out += about.left_out
+            if about.mpp is not None and (self.mpp is None or self.mpp_source == "tiff tags"):
+                self.mpp, self.mpp_source = about.mpp, about.mpp_source
         self.bounds_l0 = _bounds(properties)
         self.glass_centre = _glass_centre(properties, extents[0], self.mpp)
 

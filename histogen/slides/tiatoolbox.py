@@ -8,9 +8,11 @@ import numpy as np
 
 from histogen.errors import MissingDependencyError, SlideError
 from histogen.geometry import Extent, Mpp
-from histogen.slides.base import WHITE, BaseSlide, plausible_tag_mpp
+from histogen.slides.base import WHITE, BaseSlide
 from histogen.slides.openslide import dicom_member
 from histogen.slides.pyramid import Stored
+from histogen.slides.tiff_layout import read_about
+from histogen.slides.tiff_metadata import plausible_tag_mpp
 
 
 class TiatoolboxSlide(BaseSlide):
@@ -19,6 +21,7 @@ class TiatoolboxSlide(BaseSlide):
     reader_name = "tiatoolbox"
 
     def _open(self) -> None:
+        about = read_about(self.path)
         handle: Any = _open_reader(self)
         self._handle = handle
         info = handle.info
@@ -31,6 +34,9 @@ class TiatoolboxSlide(BaseSlide):
         self.objective_power = float(info.objective_power) if info.objective_power else None
         if info.mpp is not None and plausible_tag_mpp(*(float(v) for v in info.mpp)):
             self.mpp, self.mpp_source = Mpp(*(float(v) for v in info.mpp)), "metadata"
+        if about is not None:
+            self.left_out += about.left_out
+            self.mpp, self.mpp_source = (about.mpp, about.mpp_source) if about.mpp else (self.mpp, self.mpp_source)
         probe = self.read_level(len(self.levels) - 1, 0, 0, Extent(8, 8))
         if probe.shape != (8, 8, 3):
             raise SlideError(f"'{self.path.name}' has {probe.shape[-1]} channels, not the three of a stained slide")
@@ -58,6 +64,6 @@ def _open_reader(slide: BaseSlide) -> Any:
     except ImportError as error:
         raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
     try:
-        return WSIReader.open(dicom_member(slide.path))
+        return WSIReader.open(dicom_member(slide.path), post_proc=None)  # else channels are mixed to colours
     except Exception as error:  # noqa: BLE001  its readers raise whatever their libraries raise
         raise SlideError(f"'{slide.path.name}' is not opened by TIAToolbox: {error}") from error
