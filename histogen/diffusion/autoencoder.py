@@ -3,15 +3,20 @@
 What the denoiser sees is ``(latent - mean) / std`` with the autoencoder's own measured statistics: per channel in
 ``latents_mean`` and ``latents_std`` of an ``AutoencoderKL``; one factor in ``scaling_factor`` of a ``VQModel``, having
 no other field. The latent of a ``VQModel`` is the one before quantisation; decoding quantises it (LDM's way).
+
+A network of 3 u² channels takes squares of u pixels as channels (``unshuffle``): :func:`encode` and :func:`decode`
+rearrange them, so everything around them sees images [B, 3, H, W].
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from histogen.diffusion.settings import AutoencoderSettings
 from histogen.errors import ConfigError
@@ -22,10 +27,17 @@ NUM_DIHEDRAL = 8
 
 def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoencoder:
     """Return a randomly initialised autoencoder for images [B, 3, tile_px, tile_px] in [-1, 1]."""
-    levels = len(settings.channels)
-    if tile_px % 2 ** (levels - 1):
-        raise ConfigError(f"tiles of {tile_px} px cannot be halved {levels - 1} times; use fewer channels entries")
+    levels, square = len(settings.channels), settings.unshuffle
+    if tile_px % square:
+        raise ConfigError(f"tiles of {tile_px} px are not whole squares of unshuffle {square} px; use a divisor")
+    if tile_px // square % 2 ** (levels - 1):
+        raise ConfigError(
+            f"tiles of {tile_px} px{f' in squares of {square} px' if square > 1 else ''} cannot be halved "
+            f"{levels - 1} times; use fewer channels entries"
+        )
     shared: dict[str, Any] = {
+        "in_channels": 3 * square**2,
+        "out_channels": 3 * square**2,
         "block_out_channels": settings.channels,
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
@@ -33,7 +45,7 @@ def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoenc
         "latent_channels": settings.latent_channels,
         "norm_num_groups": settings.norm_groups,
         "mid_block_add_attention": settings.attention,
-        "sample_size": tile_px,
+        "sample_size": tile_px // square,
         "scaling_factor": 1.0,
     }
     if settings.kind == "vq":
@@ -41,9 +53,26 @@ def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoenc
     return AutoencoderKL(**shared)
 
 
+def unshuffling(autoencoder: Autoencoder) -> int:
+    """Return u, the side of the squares of pixels that are channels to the network; 1 where they are not."""
+    return math.isqrt(int(autoencoder.config["in_channels"]) // 3)
+
+
 def downsampling(autoencoder: Autoencoder) -> int:
     """Return image pixels per latent cell along one side."""
-    return 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+    return int(unshuffling(autoencoder) * 2 ** (len(autoencoder.config["block_out_channels"]) - 1))
+
+
+def encode(autoencoder: Autoencoder, signal: Tensor) -> Any:
+    """Return diffusers' answer for a signal [B, 3, H, W]: a posterior, or the latents of a VQ autoencoder."""
+    return autoencoder.encode(pixel_unshuffle(signal, unshuffling(autoencoder)))
+
+
+def decode(autoencoder: Autoencoder, latents: Tensor) -> Any:
+    """Return diffusers' answer for raw latents [B, C, h, w]; its ``sample`` is a signal [B, 3, H, W]."""
+    decoded = autoencoder.decode(latents)
+    decoded.sample = pixel_shuffle(decoded.sample, unshuffling(autoencoder))
+    return decoded
 
 
 def latent_channels(autoencoder: Autoencoder) -> int:
@@ -80,7 +109,7 @@ def dihedral(images: Tensor, variant: int) -> Tensor:
 @torch.no_grad()
 def encode_moments(autoencoder: Autoencoder, signal: Tensor) -> Tensor:
     """Return what a latent is drawn from, float32: [B, 2C, h, w] (mean, log variance) for KL, [B, C, h, w] for VQ."""
-    encoded = autoencoder.encode(signal)
+    encoded = encode(autoencoder, signal)
     if isinstance(autoencoder, VQModel):
         return encoded.latents.float()
     posterior = encoded.latent_dist
@@ -121,7 +150,7 @@ def unstandardize(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
 @torch.no_grad()
 def decode_latents(autoencoder: Autoencoder, standardized: Tensor) -> Tensor:
     """Return uint8 images [B, H, W, 3] of standardised latents [B, C, h, w]."""
-    return to_images(autoencoder.decode(unstandardize(autoencoder, standardized)).sample)
+    return to_images(decode(autoencoder, unstandardize(autoencoder, standardized)).sample)
 
 
 def record_statistics(autoencoder: Autoencoder, mean: Tensor, std: Tensor) -> None:

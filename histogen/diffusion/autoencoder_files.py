@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-from histogen.diffusion.autoencoder import Autoencoder
+from histogen.diffusion.autoencoder import Autoencoder, unshuffling
 from histogen.diffusion.hub import readable_name
 from histogen.diffusion.published import load_ldm_autoencoder
 from histogen.errors import ConfigError
@@ -32,7 +32,11 @@ def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoen
     classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
     if name not in classes:
         raise ConfigError(f"'{folder}' holds a {name}; AutoencoderKL and VQModel can be used")
-    return classes[name].from_pretrained(folder).eval().requires_grad_(False).to(device)
+    model = classes[name].from_pretrained(folder)
+    channels = int(model.config["in_channels"])
+    if 3 * unshuffling(model) ** 2 != channels:
+        raise ConfigError(f"the autoencoder in '{folder}' takes {channels} channels; one of colour images takes 3")
+    return model.eval().requires_grad_(False).to(device)
 
 
 def run_folder(folder: Path) -> Path:

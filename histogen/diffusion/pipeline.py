@@ -14,7 +14,7 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 from histogen.config import Precision
-from histogen.diffusion.autoencoder import Autoencoder, decode_latents
+from histogen.diffusion.autoencoder import Autoencoder, decode_latents, downsampling
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.sampling import sample_latents
@@ -53,7 +53,7 @@ class EldmPipeline(DiffusionPipeline):
     @property
     def tile_px(self) -> int:
         """Side of the tiles it makes, in pixels."""
-        return self.latent_shape[1] * 2 ** (len(self.autoencoder.config["block_out_channels"]) - 1)
+        return self.latent_shape[1] * downsampling(self.autoencoder)
 
     def weights_sha256(self) -> str:
         """Return one digest of the U-Net's, the autoencoder's and the conditioner's weights."""

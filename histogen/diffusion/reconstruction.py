@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from histogen.diffusion.autoencoder import Autoencoder
+from histogen.diffusion.autoencoder import Autoencoder, decode, encode
 from histogen.diffusion.settings import ReconstructionSettings
 
 
@@ -22,12 +22,12 @@ def reconstruct(autoencoder: Autoencoder, signal: Tensor, *, noise: Tensor) -> t
     ``noise`` [B, C, h, w] is standard normal; only a KL autoencoder uses it.
     """
     if isinstance(autoencoder, VQModel):
-        decoded = autoencoder.decode(autoencoder.encode(signal).latents)
+        decoded = decode(autoencoder, encode(autoencoder, signal).latents)
         return decoded.sample, decoded.commit_loss.mean()
-    posterior = autoencoder.encode(signal).latent_dist
+    posterior = encode(autoencoder, signal).latent_dist
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return autoencoder.decode(mean + torch.exp(0.5 * log_variance) * noise).sample, kl
+    return decode(autoencoder, mean + torch.exp(0.5 * log_variance) * noise).sample, kl
 
 
 def reconstruction_loss(

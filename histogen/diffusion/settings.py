@@ -21,8 +21,11 @@ class AutoencoderSettings(Settings):
 
     kind: Literal["kl", "vq"] = "kl"
     """``kl``: a Gaussian posterior; ``vq``: a codebook."""
+    unshuffle: int = Field(default=1, ge=1)
+    """Squares of so many pixels become channels before the network and pixels after it: the network then works on
+    1 / unshuffle² of the places. 1 is LDM's; more is ours, for processors: the finest resolutions cost most there."""
     channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of each resolution, finest first; n of them reduce by a factor of 2 ** (n - 1)."""
+    """Channels of each resolution, finest first; n of them reduce by a further factor of 2 ** (n - 1)."""
     layers_per_block: int = Field(default=2, ge=1)
     """Residual blocks per resolution in the encoder; the decoder has one more."""
     latent_channels: int = Field(default=4, ge=1)

@@ -16,6 +16,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from histogen.encoders.base import Encoder, EncoderCard, key_of
@@ -78,12 +79,15 @@ def export_encoder(
     save_file(state, temporary, metadata={"format": "pt"})
     temporary.replace(folder / "model.safetensors")
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    plain = isinstance(model, VisionTransformer)
+    built = {"dynamic_img_size": True} if "img_size" in arguments else {}
+    own = getattr(model, "pretrained_cfg", {})
     config = {
         "architecture": architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        "global_pool": "token",
-        "model_args": {"dynamic_img_size": True, **arguments, "num_classes": 0},
+        **({"global_pool": "token"} if plain else {}),
+        "model_args": {**built, **arguments, "num_classes": 0},
         "pretrained_cfg": {
             "tag": "histogen",
             "input_size": [3, image_px, image_px],
@@ -94,8 +98,8 @@ def export_encoder(
             "mean": list(mean),
             "std": list(std),
             "num_classes": 0,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "first_conv": own.get("first_conv", "patch_embed.proj"),
+            "classifier": own.get("classifier", "head"),
         },
     }
     card = EncoderCard(

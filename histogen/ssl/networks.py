@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from histogen.encoders.timm import build_vit
 from histogen.errors import ConfigError
+from histogen.ssl.backbone import build_backbone, has_batch_norm, is_plain_vit
 from histogen.ssl.drop_path import give_masks, sample_drop_paths
 from histogen.ssl.heads import DinoHead
 from histogen.ssl.settings import SslSettings
@@ -26,14 +26,15 @@ class DinoNetwork(nn.Module):
     def __init__(self, backbone: nn.Module, head: DinoHead, *, masked: bool = False) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.has_batch_norm = has_batch_norm(backbone)
         self.drop_paths = sample_drop_paths(backbone)
         self.masks_of: tuple[int, np.ndarray] | None = None
         """Seed of the step, and the tiles' places in the global batch, int64 [B]: what drop path's masks follow."""
         if masked:
-            if not isinstance(backbone, VisionTransformer):
+            if not is_plain_vit(backbone):
                 name = type(backbone).__name__
                 raise ConfigError(f"masks.weight needs a plain vision transformer, not {name}; set it to 0")
-            self.mask_token = nn.Parameter(torch.zeros(backbone.embed_dim))
+            self.mask_token = nn.Parameter(torch.zeros(int(backbone.embed_dim)))  # type: ignore[arg-type]
 
     def forward(
         self, crops: Sequence[torch.Tensor], masks: torch.Tensor | None = None, *, hide: bool = True
@@ -72,8 +73,8 @@ class DinoNetwork(nn.Module):
 
     def _masked(self, pixels: torch.Tensor, masks: torch.Tensor, hide: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features [N, D] and the tokens [M, D] of the masked patches; ``masks`` are of the first images."""
-        vit, first = self.backbone, len(masks)
-        assert isinstance(vit, VisionTransformer)
+        vit: Any = self.backbone
+        first = len(masks)
         embedded = vit.patch_embed(pixels)  # [N, h, w, D]
         if hide:
             seen = torch.where(masks[..., None], self.mask_token.to(embedded.dtype), embedded[:first])
@@ -82,19 +83,21 @@ class DinoNetwork(nn.Module):
         return vit.forward_head(tokens), tokens[:first, vit.num_prefix_tokens :][masks.flatten(1)]
 
 
-def model_arguments(settings: SslSettings) -> dict[str, object]:
-    """Return timm's arguments of the backbone."""
-    return {"img_size": settings.crops.global_px, **settings.model.arguments}
-
-
 def build_networks(settings: SslSettings, *, seed: int) -> tuple[DinoNetwork, DinoNetwork]:
-    """Return student and teacher with the same weights, drawn from ``seed``; only the student has drop path."""
-    model = settings.model
+    """Return student and teacher with the same weights, drawn from ``seed``; only the student has drop path.
+
+    Raises:
+        ConfigError, EncoderError: there is no such model, or it cannot be trained on such crops.
+    """
+    model, crops = settings.model, settings.crops
+    sizes = [crops.global_px, *[crops.local_px] * (crops.num_local > 0)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pair = []
         for drop_path in (model.drop_path, 0.0):
-            backbone = build_vit(model.name, model_arguments(settings), drop_path=drop_path)
+            backbone = build_backbone(
+                model.name, model.arguments, image_px=crops.global_px, sizes=sizes, drop_path=drop_path
+            )
             head = DinoHead(
                 int(backbone.num_features),  # type: ignore[arg-type]
                 model.prototypes,

@@ -31,10 +31,11 @@ Normalised = tuple[tuple[Chance, Chance, Chance], tuple[Share, Share, Share]]
 
 
 class ModelSettings(Settings):
-    """The vision transformer and the head."""
+    """The backbone and the head."""
 
     name: str = "vit_small_patch16_224"
-    """A timm vision transformer. DINO: ViT-S/16."""
+    """A timm model: a vision transformer, or any that pools its features (ResNet, ConvNeXt, EfficientNet …). DINO:
+    ViT-S/16."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Passed to timm, for example ``patch_size``, ``embed_dim``, ``depth``, ``num_heads``."""
     drop_path: float = Field(0.1, ge=0.0, lt=1.0)
@@ -137,8 +138,9 @@ class OptimSettings(Settings):
     """Tiles per step, over all processes."""
     accumulate: int = Field(1, ge=1)
     """Split each process's batch into so many passes: the same step in less memory."""
-    lr: float = Field(5e-4, gt=0.0)
-    """Peak learning rate for a batch of 256; it is scaled by batch / 256."""
+    lr: float = Field(5e-4, ge=0.0)
+    """Peak learning rate for a batch of 256; it is scaled by batch / 256. At 0 no weight is trained: the untrained
+    network, its batch statistics gathered as in training, is what a trained one is to be compared with."""
     min_lr: float = Field(1e-6, ge=0.0)
     warmup_epochs: float = Field(10.0, ge=0.0)
     weight_decay: float = Field(0.04, ge=0.0)

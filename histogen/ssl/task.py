@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from histogen.config import Precision
-from histogen.errors import TrainingStoppedError
+from histogen.errors import ConfigError, TrainingStoppedError
 from histogen.seeds import derive_seed
 from histogen.ssl import losses, spread
 from histogen.ssl.augment import Normalisation
@@ -81,8 +81,10 @@ class DinoTask:
         precision: Precision,
     ) -> None:
         self.settings, self.read, self.schedules, self.seed, self.device = settings, read, schedules, seed, device
+        if processes.world_size() > 1:
+            sync_batch_norm(networks, device)
         self.student, self.teacher = (network.to(device) for network in networks)
-        self.teacher.eval()
+        self.teacher.train(self.teacher.has_batch_norm)  # see histogen.ssl.backbone
         self.num_done = 0
         """Steps that this process has done; unlike the state, it begins at 0 again when a run is resumed."""
         self.precision = precision
@@ -95,6 +97,8 @@ class DinoTask:
         self.make_views = ViewMaker(settings, normalisation, device)
         if device.type == "cpu":
             unfuse_attention(self.student, self.teacher)
+            for network in networks:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._parallel: torch.nn.Module = self.student
         if processes.world_size() > 1:
             self._parallel = DistributedDataParallel(
@@ -272,6 +276,23 @@ def unfuse_attention(*networks: torch.nn.Module) -> None:
         for module in network.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # type: ignore[assignment]
+
+
+def sync_batch_norm(networks: tuple[DinoNetwork, DinoNetwork], device: torch.device) -> None:
+    """Let batch normalisation see the batches of all processes, as in DINO's code.
+
+    Raises:
+        ConfigError: there is some, and the processes have no GPUs: PyTorch can do it on GPUs only.
+    """
+    if not networks[0].has_batch_norm:
+        return
+    if device.type == "cpu":
+        raise ConfigError(
+            "the model normalises over the batch, which several processes can share on GPUs only; train it in one "
+            "process, or take a model without batch normalisation"
+        )
+    for network in networks:
+        network.backbone = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)
 
 
 def real_first(raw: torch.Tensor, generative_first: torch.Tensor | None) -> torch.Tensor:

@@ -13,6 +13,7 @@ from histogen.diffusion.autoencoder import (
     build_autoencoder,
     decode_latents,
     dihedral,
+    downsampling,
     draw_latents,
     encode_moments,
     latent_statistics,
@@ -125,6 +126,39 @@ def test_kl_in_nats_per_element_against_torch_distributions(images: np.ndarray) 
         torch.distributions.Normal(posterior.mean, posterior.std), torch.distributions.Normal(0.0, 1.0)
     )
     assert float(measured) == pytest.approx(float(exact.mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_squares_of_pixels_become_channels_on_the_way_in_and_pixels_on_the_way_out(
+    kind: str, images: np.ndarray, tmp_path: Path
+) -> None:
+    """Oracle: numpy's rearrangement in front of and behind the stock diffusers network."""
+    torch.manual_seed(0)
+    settings = AutoencoderSettings(kind=kind, num_codes=32, unshuffle=2, **TINY)
+    build_autoencoder(settings, tile_px=16).save_pretrained(tmp_path)
+    model = load_autoencoder(tmp_path)
+    assert downsampling(model) == 4
+    signal = to_signal(torch.from_numpy(images[:2]))
+    batch, _, height, width = signal.shape
+    cells = signal.numpy().reshape(batch, 3, height // 2, 2, width // 2, 2).transpose(0, 1, 3, 5, 2, 4)
+    moments = encode_moments(model, signal)
+    with torch.no_grad():
+        given = torch.from_numpy(np.ascontiguousarray(cells.reshape(batch, 12, height // 2, width // 2)))
+        own = model.encode(given)
+        expected = own.latents if kind == "vq" else own.latent_dist.parameters.clamp(-30, 20)
+        torch.testing.assert_close(moments, expected, rtol=1e-5, atol=1e-5)
+        raw = moments[:, :3]
+        answer = model.decode(raw).sample.numpy().reshape(batch, 3, 2, 2, height // 2, width // 2)
+    pixels = answer.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 3, height, width)
+    np.testing.assert_array_equal(
+        decode_latents(model, standardize(model, raw)).numpy(), to_images(torch.from_numpy(pixels)).numpy()
+    )
+
+
+def test_an_autoencoder_of_grey_images_is_refused(tmp_path: Path) -> None:
+    AutoencoderKL(in_channels=1, out_channels=1, block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="takes 1 channels; one of colour images takes 3"):
+        load_autoencoder(tmp_path)
 
 
 def test_gradient_loss_against_numpy() -> None:

@@ -41,6 +41,11 @@ TINY: dict[str, Any] = {
     "optim": {"num_steps": 12, "batch": 8, "warmup_epochs": 0.5, "lr": 2e-3},
     "log_every": 3, "checkpoint_every": 2,
 }  # fmt: skip
+CONVNET: dict[str, Any] = {
+    "name": "resnet10t", "drop_path": 0.1, "arguments": {"channels": [8, 8, 16, 16], "stem_width": 8},
+    "prototypes": 64, "head_hidden": 64, "head_bottleneck": 32,
+}  # fmt: skip
+FLOAT32 = {"precision": "float32"}  # oneDNN's bfloat16 strided convolutions of 1 px have no finite gradient
 NUM_TILES = 32
 
 
@@ -132,6 +137,28 @@ def test_the_run_folder_is_whole_and_loads_with_timm(stores: Path, tmp_path: Pat
     assert encoder.card.name in (out / "README.md").read_text()
 
 
+def test_a_convnet_is_exported_with_the_statistics_that_its_teacher_gathered(stores: Path, tmp_path: Path) -> None:
+    """Oracle: timm's own loading of the folder."""
+    out = tmp_path / "run"
+    pretrain.run(config(stores, out, model=CONVNET, optim={"num_steps": 2, **FLOAT32}))
+    loaded = timm.create_model(f"local-dir:{out / 'encoder'}", pretrained=True).eval()
+    assert int(loaded.bn1.num_batches_tracked) == 2
+    encoder = load_encoder(str(out))
+    images = torch.from_numpy(TileSet.open_([stores / "real"]).read_tiles(np.arange(4))).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = loaded((images.float() - encoder.mean) / encoder.std)
+    torch.testing.assert_close(encoder(images), expected, rtol=0, atol=0)
+    assert float(expected.std(0).max()) > 0.05  # ReLU: some features are 0 for all
+
+
+def test_batch_statistics_of_several_passes_are_remarked_on(
+    stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optim = {"num_steps": 1, "batch": 8, "accumulate": 2, **FLOAT32}
+    pretrain.run(config(stores, tmp_path / "run", model=CONVNET, optim=optim))
+    assert "'resnet10t' normalises over each of the 2 passes of a step" in capsys.readouterr().err
+
+
 def test_an_existing_run_is_left_alone_and_a_finished_one_is_not_run_again(stores: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain.run(config(stores, out))
@@ -144,11 +171,13 @@ def test_an_existing_run_is_left_alone_and_a_finished_one_is_not_run_again(store
         pretrain.run(config(stores, out, resume=True, optim={"batch": 16}))
 
 
-@pytest.mark.parametrize("method", ["dino", "gen-dino", "beyond"])
+@pytest.mark.parametrize("method", ["dino", "gen-dino", "beyond", "convnet"])
 def test_killed_and_resumed_equals_uninterrupted(stores: Path, tmp_path: Path, method: str) -> None:
     more = gen(stores) if method == "gen-dino" else {}
     if method == "beyond":
         more = {"loss": {"koleo": 0.1, "uniformity": 0.05}, "masks": {"weight": 1.0}}
+    if method == "convnet":
+        more = {"model": CONVNET, "optim": FLOAT32}
     whole = config(stores, tmp_path / "whole" / "run", workers=0, **more)
     pretrain.run(whole)
     killed = config(stores, tmp_path / "killed" / "run", **more)

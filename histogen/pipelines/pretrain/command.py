@@ -19,10 +19,11 @@ from histogen.pipelines.precision import run_precision
 from histogen.pipelines.pretrain.config import PretrainConfig
 from histogen.seeds import derive_seed
 from histogen.ssl.augment import Normalisation
+from histogen.ssl.backbone import model_arguments
 from histogen.ssl.batches import BatchReader, ReadAhead
 from histogen.ssl.card import write_card
 from histogen.ssl.initial import start_from
-from histogen.ssl.networks import DinoNetwork, build_networks, model_arguments
+from histogen.ssl.networks import DinoNetwork, build_networks
 from histogen.ssl.sources import Interpolations, SyntheticTiles, link_interpolated, link_synthetic
 from histogen.ssl.statistics import measure
 from histogen.ssl.task import DinoTask, Schedules
@@ -76,7 +77,7 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
     if is_complete(config.out):
         return _outcome(config, tiles)
     if processes.is_main():
-        for sentence in remarks(config, schedules, num_steps, started):
+        for sentence in remarks(config, schedules, num_steps, started, batch_norm=networks[0].has_batch_norm):
             sys.stderr.write(f"{sentence}\n")
         if started:
             write_atomic(config.out / START_NAME, json.dumps(started, indent=1))
@@ -96,7 +97,9 @@ def initialise(config: PretrainConfig, networks: tuple[DinoNetwork, DinoNetwork]
     return start_from(config.init_from, networks, partial=config.init_partial).to_json()
 
 
-def remarks(config: PretrainConfig, schedules: Schedules, num_steps: int, started: dict[str, Any]) -> list[str]:
+def remarks(
+    config: PretrainConfig, schedules: Schedules, num_steps: int, started: dict[str, Any], *, batch_norm: bool
+) -> list[str]:
     """Return sentences about settings that work and are likely not meant."""
     found = [f"init_from '{config.init_from}': {started['sentence']}"] if started else []
     per_epoch = f"an epoch is {schedules.steps_per_epoch:,} steps of {config.optim.batch:,}"
@@ -106,6 +109,11 @@ def remarks(config: PretrainConfig, schedules: Schedules, num_steps: int, starte
     ):
         if steps >= num_steps:
             found.append(f"optim.{key} lasts all {num_steps:,} steps ({per_epoch}): {what}; lower it or train longer")
+    if config.optim.accumulate > 1 and batch_norm:
+        found.append(
+            f"'{config.model.name}' normalises over each of the {config.optim.accumulate} passes of a step: "
+            "optim.accumulate changes what it learns"
+        )
     return found
 
 
@@ -156,7 +164,8 @@ def _export(
 ) -> None:
     card = export_encoder(
         task.teacher.backbone, config.out / "encoder", name=config.out.resolve().name, architecture=config.model.name,
-        arguments=model_arguments(config), image_px=config.crops.global_px, mean=normalisation.mean,
+        arguments=model_arguments(config.model.name, config.model.arguments, image_px=config.crops.global_px),
+        image_px=config.crops.global_px, mean=normalisation.mean,
         std=normalisation.std, source=f"histogen pretrain ({method_of(config)}), {num_steps} steps",
         supervision=supervision,
     )  # fmt: skip
@@ -172,6 +181,7 @@ def _export(
 
 def check_embedding(config: PretrainConfig, task: DinoTask) -> None:
     """Raise TrainingStoppedError when the last steps broke the encoder: too few for the loss to stop the run."""
+    task.teacher.eval()
     with torch.no_grad():
         blank = torch.zeros(1, 3, config.crops.global_px, config.crops.global_px, device=task.device)
         if torch.isfinite(task.teacher.backbone(blank)).all():

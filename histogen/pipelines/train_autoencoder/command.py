@@ -14,6 +14,7 @@ from histogen.diffusion.autoencoder import (
     Autoencoder,
     build_autoencoder,
     check_tile_px,
+    decode,
     dihedral,
     downsampling,
     draw_latents,
@@ -181,7 +182,7 @@ def measure_reconstruction(
         real = tiles.read_tiles(indices[start : start + 16])
         with torch.no_grad():
             moments = encode_moments(model, to_signal(torch.from_numpy(real).to(device)))
-            again = to_images(model.decode(draw_latents(channels, moments, None)).sample).cpu().numpy()
+            again = to_images(decode(model, draw_latents(channels, moments, None)).sample).cpu().numpy()
         scores.append((len(real), psnr(real, again), ssim(real, again)))
         shown.append((real, again))
     write_grid(picture, [shown[0][0][:NUM_SHOWN], shown[0][1][:NUM_SHOWN]])

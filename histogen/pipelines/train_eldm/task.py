@@ -18,6 +18,7 @@ from histogen.diffusion.autoencoder import (
     Autoencoder,
     decode_latents,
     dihedral,
+    downsampling,
     draw_latents,
     encode_moments,
     latent_channels,
@@ -99,7 +100,7 @@ class OnlineInputs:
         self.tiles, self.autoencoder, self.encoder = tiles, autoencoder, encoder
         self.device, self.precision = device, precision
         self.latent_channels = latent_channels(autoencoder)
-        self.latent_px = tiles.tile_px // 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+        self.latent_px = tiles.tile_px // downsampling(autoencoder)
         self.embedding_dim = encoder.card.dim
 
     def batch(self, indices: np.ndarray, variants: np.ndarray) -> tuple[Tensor, Tensor]:
