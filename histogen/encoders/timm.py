@@ -52,11 +52,11 @@ def build_vit(name: str, arguments: Mapping[str, Any], *, drop_path: float = 0.0
 
 
 def _advice(name: str) -> str:
-    base, known = name.partition(".")[0], timm.list_models("vit_*")
+    base, known = name.partition(".")[0], timm.list_models()
     if base in known:
         return "mend model.arguments"
     near = difflib.get_close_matches(base, known, n=3) or ["vit_small_patch16_224"]
-    return f"model.name must be a vision transformer of timm, for example {' or '.join(near)}"
+    return f"model.name must be a model of timm, for example {' or '.join(near)}"
 
 
 def export_encoder(

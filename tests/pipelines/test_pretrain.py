@@ -512,7 +512,11 @@ def bad_inputs(stores: Path, folder: Path) -> list[tuple[dict[str, Any], type[Ex
             "batch 7 does not split evenly over whole pairs; use a multiple of 2",
         ),
         ({"model": {"name": "vit_smal_patch16_224"}}, EncoderError, "for example vit_small_patch16_224 or"),
-        ({"model": {"name": "resnet18"}}, EncoderError, "model.name must be a vision transformer of timm"),
+        (
+            {"model": {"name": "resnet18"}},
+            EncoderError,
+            "cannot build 'resnet18' with .*'patch_size'.*mend model.arguments",
+        ),
         (
             {"model": {"arguments": {"embed_dim": 7, "num_heads": 2, "patch_size": 8}}},
             EncoderError,
