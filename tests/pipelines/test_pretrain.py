@@ -515,7 +515,7 @@ def bad_inputs(stores: Path, folder: Path) -> list[tuple[dict[str, Any], type[Ex
         (
             {"model": {"name": "resnet18"}},
             EncoderError,
-            "cannot build 'resnet18' with .*'patch_size'.*mend model.arguments",
+            "'resnet18' with .*'patch_size'.*mend model.arguments",
         ),
         (
             {"model": {"arguments": {"embed_dim": 7, "num_heads": 2, "patch_size": 8}}},
