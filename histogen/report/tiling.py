@@ -143,6 +143,9 @@ def write_tiling_page(path: Path, rows: Sequence[SlideRow], report: Mapping[str,
         }
     )
     sections = []
+    if report["not_taken"]:
+        left = [[Path(file).name, reason] for file, reason in report["not_taken"].items()]
+        sections.append(page.section("Not taken for slides", page.table(("file", "why"), left)))
     sentences = [sentence for row in rows for sentence in row.failures]
     if sentences:
         sections.append(page.section("Failures", page.failures(sentences)))

@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from histogen.errors import ConfigError
 from histogen.manifest import SlideRecord, read_slide_manifest
 from histogen.slides.base import slide_id_of
+from histogen.slides.dicom import DicomFile, DicomSlide, dicom_slide, dicom_slides, is_dicom, read_dicom, without_lower
+from histogen.slides.tiff_metadata import is_tiff_head
 
-SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .mrxs .scn .vms .vmu .svslide .bif .czi .dcm .qptiff .jp2".split()  # noqa: SIM905
-)
+SLIDES = ".svs .tif .tiff .btf .tf2 .tf8 .ptif .ptiff .qptiff .ndpi .mrxs .scn .vms .vmu .svslide .bif .czi .jp2"
+SUFFIXES = frozenset(f"{SLIDES} .dcm .dicom .dic".split())
 """Files in a folder that are taken for slides; a file that is named by the user is always tried."""
+NOT_READ = frozenset(".vsi .ets .isyntax .i2syntax .sdpc .kfb .tmap .lif .zvi .nd2 .lsm .stk .mds .afi".split())  # noqa: SIM905
+"""Microscopes' formats that no reader here knows."""
+IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .webp".split())  # noqa: SIM905
+LOOKS_LIKE_IMAGES = "look like images, which `histogen import-images` makes tiles of"
+ENDINGS_OF_COPIES = frozenset(".bak .old .orig .tmp .part .partial .crdownload .download .gz .zip".split())  # noqa: SIM905
+WITH_FOLDER = (".mrxs", ".vms", ".vmu")
+"""Slides whose data lie in a folder of the same name, or in files beside them."""
+HEAD_BYTES = 132
 SAMPLE_BYTES = 65536
 NUM_SAMPLES = 16
 
 
-def find_slides(paths: Iterable[Path]) -> list[SlideRecord]:
+@dataclass(frozen=True)
+class Left:
+    """A file or folder that lay among slides and was not taken for one."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The slides that are meant, and what lay beside them."""
+
+    slides: list[SlideRecord]
+    left: tuple[Left, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What was not taken, grouped by the reason; empty when there is nothing to say."""
+        reasons: dict[str, list[Path]] = {}
+        for one in self.left:
+            reasons.setdefault(one.reason, []).append(one.path)
+        return "; ".join(f"{_names(paths)}: {reason}" for reason, paths in reasons.items())
+
+
+def find_slides(paths: Iterable[Path]) -> Found:
     """Return the slides in ``paths``, in the order of their names within each.
 
     Raises:
@@ -26,17 +62,18 @@ def find_slides(paths: Iterable[Path]) -> list[SlideRecord]:
         ManifestError: a manifest cannot be used.
     """
     sources: dict[str, SlideRecord] = {}
-    for source in _sources(list(paths)):
+    left: list[Left] = []
+    for source in _sources(list(paths), left):
         other = sources.setdefault(source.slide_id, source)
         if other.path.resolve() != source.path.resolve():
             raise ConfigError(
                 f"slide id '{source.slide_id}' stands for both '{other.path}' and '{source.path}'; "
                 "name them apart in a manifest (columns path, slide_id)"
             )
-    return list(sources.values())
+    return Found(list(sources.values()), tuple(left))
 
 
-def _sources(paths: list[Path]) -> Iterator[SlideRecord]:
+def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
     if not paths:
         raise ConfigError("no slides are given; name slides, folders of slides or manifests")
     for path in paths:
@@ -44,60 +81,133 @@ def _sources(paths: list[Path]) -> Iterator[SlideRecord]:
             raise ConfigError(f"slides '{path}' do not exist; check the path")
         if path.suffix == ".csv":
             yield from read_slide_manifest(path)
-            continue
-        found = list(_in_folder(path)) if path.is_dir() else [path]
-        if not found:
-            raise ConfigError(f"folder '{path}' holds no slides ({' '.join(sorted(SUFFIXES))}); check the path")
-        yield from (SlideRecord(slide, slide_id_of(slide)) for slide in found)
+        elif path.is_dir() and path.suffix != ".zarr":
+            beside: list[Left] = []
+            found = list(_in_folder(path, beside, set()))
+            if not found:
+                raise ConfigError(_empty(path, beside))
+            left += beside
+            yield from found
+        else:
+            yield SlideRecord(path, _id_of(path))
 
 
-def _in_folder(folder: Path) -> Iterator[Path]:
-    """Slides under ``folder``; one that holds DICOM files and nothing else that is a slide is itself one slide."""
-    entries = sorted(folder.iterdir())
-    files = [p for p in entries if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    folders = [p for p in entries if p.is_dir() and not p.name.startswith(".") and p.suffix != ".zarr"]
-    dicom = [p for p in files if p.suffix.lower() == ".dcm"]
-    if dicom and len(dicom) == len(files) and not folders:
-        yield folder
+def _in_folder(folder: Path, left: list[Left], seen: set[Path]) -> Iterator[SlideRecord]:
+    """Slides under ``folder``; one that holds the files of one DICOM slide and nothing else is itself that slide."""
+    real = folder.resolve()
+    if real in seen:  # a link that leads back
         return
-    yield from (p for p in files if p.suffix.lower() != ".dcm")
-    yield from _dicom_series(dicom)
+    seen.add(real)
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ConfigError(f"folder '{folder}' cannot be listed ({error.strerror}); check its permissions") from error
+    folders = [path for path in entries if path.is_dir()]
+    files, dicom = [], []
+    for path in (path for path in entries if path.is_file()):
+        kind = _kind(path, any(other.suffix.lower() in WITH_FOLDER for other in entries))
+        if isinstance(kind, DicomFile):
+            dicom.append(kind)
+        elif kind is None:
+            files.append(path)
+        elif kind:
+            left.append(Left(path, kind))
+    slides, lower = _pyramids(dicom)
+    left += lower
+    if len(slides) == 1 and not files and not folders:
+        yield SlideRecord(folder, slide_id_of(folder))
+        return
+    yield from (SlideRecord(path, _id_of(path)) for path in sorted([*files, *(slide.path for slide in slides)]))
     for inner in folders:
-        # The data folder of a .mrxs, .vms or .vmu file belongs to that file.
-        if not any((folder / f"{inner.name}{suffix}").exists() for suffix in (".mrxs", ".vms", ".vmu")):
-            yield from _in_folder(inner)
+        if inner.suffix == ".zarr":
+            left.append(Left(inner, "a Zarr folder is taken when it is named itself"))
+        elif not any((folder / f"{inner.name}{suffix}").exists() for suffix in WITH_FOLDER):
+            yield from _in_folder(inner, left, seen)
 
 
-def _dicom_series(files: list[Path]) -> list[Path]:
-    """One file of each DICOM series; OpenSlide finds the others. A file that is not DICOM stands for itself."""
-    if not files:
-        return []
-    import pydicom
+def _kind(path: Path, has_companions: bool) -> DicomFile | str | None:
+    """What a file in a folder is: of a DICOM slide, a slide (None), or neither: the reason (empty: nothing to say)."""
+    suffix = path.suffix.lower()
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        return None if suffix in SUFFIXES else f"cannot be read ({error.strerror})"
+    if is_dicom(head):
+        return read_dicom(path) or "DICOM, but no whole-slide image"
+    if suffix in SUFFIXES:
+        return None
+    if suffix in ENDINGS_OF_COPIES or suffix in NOT_READ:
+        return "a format that is not read" if suffix in NOT_READ else "unfinished, packed or put aside by its name"
+    if is_tiff_head(head):
+        return None
+    if has_companions:  # the files of a .mrxs or .vms beside it have names of any kind
+        return ""
+    return LOOKS_LIKE_IMAGES if suffix in IMAGES else "no slide's name or content"
 
-    first: dict[str, Path] = {}
-    for path in files:
-        try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            series = str(header.SeriesInstanceUID)
-        except (pydicom.errors.InvalidDicomError, AttributeError, OSError):
-            series = str(path)
-        first.setdefault(series, path)
-    return list(first.values())
+
+def _pyramids(files: list[DicomFile]) -> tuple[list[DicomSlide], list[Left]]:
+    """The slides of DICOM files; levels of one pyramid that lie in other series than its finest are not slides."""
+    slides = dicom_slides(files)
+    kept, left = without_lower(slides), list[Left]()
+    for slide in slides:
+        if slide not in kept:
+            left += [Left(path, "coarser levels in a series of their own") for path in slide.files]
+    taken = {file.series for slide in slides for file in slide.levels}
+    left += [Left(file.path, "DICOM label or overview without its slide") for file in files if file.series not in taken]
+    return kept, left
+
+
+def _id_of(path: Path) -> str:
+    """The id of a slide; what follows the last dot of a name is a part of it unless it is a slide's suffix."""
+    known = path.suffix.lower() in SUFFIXES or path.suffix.lower() in IMAGES or path.is_dir()
+    return slide_id_of(path if known else path.with_name(f"{path.name}.tif"))
+
+
+def _empty(folder: Path, left: list[Left]) -> str:
+    images = [one.path for one in left if one.reason == LOOKS_LIKE_IMAGES]
+    if images:
+        here, store = shlex.quote(str(folder)), shlex.quote(f"{folder.resolve().name}.zarr")
+        return (
+            f"folder '{folder}' holds no slides, but {_names(images)} that look like images; to make tiles of them, "
+            f"run: histogen import-images {here} --out {store}"
+        )
+    other = Found([], tuple(left)).sentence
+    return f"folder '{folder}' holds no slides ({other or ' '.join(sorted(SUFFIXES))}); check the path"
+
+
+def _names(paths: list[Path]) -> str:
+    """A few names, or how many of which suffixes."""
+    if len(paths) <= 2:
+        return ", ".join(path.name for path in paths)
+    counts = Counter(path.suffix or "without suffix" for path in paths)
+    listed = ", ".join(f"{suffix}" for suffix, _ in counts.most_common(4))
+    return f"{len(paths)} files ({listed}{', …' if len(counts) > 4 else ''})"
 
 
 def fingerprint(path: Path) -> str:
     """Return a hash of a slide's size and of samples of its bytes (1 MiB spread over it), in a millisecond.
 
     It tells a replaced, cut or re-exported slide from the one that was tiled before; it does not prove equality.
+
+    Raises:
+        OSError, SlideError: it cannot be read, or a folder is not one slide.
     """
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    files = _files_of(path)
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        digest.update(f"{file.name if path.is_dir() else ''}:{size};".encode())
+        digest.update(f"{'' if files == [path] else file.name}:{size};".encode())
         step = max(SAMPLE_BYTES, (size - SAMPLE_BYTES) // (NUM_SAMPLES - 1))
         with file.open("rb") as stream:
             for offset in sorted({*range(0, size, step), max(0, size - SAMPLE_BYTES)}):
                 stream.seek(offset)
                 digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.suffix == ".zarr" and path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    dicom = dicom_slide(path)
+    return [path] if dicom is None else sorted(dicom.files)

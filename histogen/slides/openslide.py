@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import openslide
@@ -11,6 +10,7 @@ import openslide
 from histogen.errors import SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
 from histogen.slides.base import WHITE, BaseSlide, GlassCentre, Level
+from histogen.slides.dicom import one_series
 from histogen.slides.pyramid import Stored, level_downsample
 from histogen.slides.tiff_layout import read_about
 from histogen.slides.tiff_metadata import plausible_tag_mpp
@@ -56,7 +56,8 @@ class OpenSlideSlide(BaseSlide):
 
     def _fresh(self) -> openslide.OpenSlide:
         try:
-            return openslide.OpenSlide(dicom_member(self.path))
+            path, self._links = one_series(self.path)
+            return openslide.OpenSlide(path)
         except openslide.OpenSlideError as error:
             raise SlideError(f"'{self.path.name}' is not opened by OpenSlide: {error}") from error
 
@@ -95,20 +96,9 @@ class OpenSlideSlide(BaseSlide):
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
-
-
-def dicom_member(path: Path) -> Path:
-    """Return ``path``, or for a folder of DICOM files its first one, by which OpenSlide finds the others.
-
-    Raises:
-        SlideError: the folder holds no DICOM file.
-    """
-    if not path.is_dir():
-        return path
-    members = sorted(p for p in path.iterdir() if p.suffix.lower() == ".dcm")
-    if not members:
-        raise SlideError(f"folder '{path}' holds no DICOM files; check the path")
-    return members[0]
+        links, self._links = self._links, None
+        if links is not None:
+            links.cleanup()
 
 
 def _tile(properties: Mapping[str, str], level: int) -> Extent | None:

@@ -9,7 +9,7 @@ import numpy as np
 from histogen.errors import MissingDependencyError, SlideError
 from histogen.geometry import Extent, Mpp
 from histogen.slides.base import WHITE, BaseSlide
-from histogen.slides.openslide import dicom_member
+from histogen.slides.dicom import dicom_slide
 from histogen.slides.pyramid import Stored
 from histogen.slides.tiff_layout import read_about
 from histogen.slides.tiff_metadata import plausible_tag_mpp
@@ -63,7 +63,9 @@ def _open_reader(slide: BaseSlide) -> Any:
         from tiatoolbox.wsicore.wsireader import WSIReader
     except ImportError as error:
         raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
+    if slide.path.suffix != ".zarr" and dicom_slide(slide.path) is not None:
+        raise SlideError("DICOM is read by OpenSlide")
     try:
-        return WSIReader.open(dicom_member(slide.path), post_proc=None)  # else channels are mixed to colours
+        return WSIReader.open(slide.path, post_proc=None)  # else channels are mixed to colours
     except Exception as error:  # noqa: BLE001  its readers raise whatever their libraries raise
         raise SlideError(f"'{slide.path.name}' is not opened by TIAToolbox: {error}") from error

@@ -23,7 +23,12 @@ MICRONS = {
 def is_tiff(path: Path) -> bool:
     """Whether a file begins as TIFF or BigTIFF files do."""
     with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+        return is_tiff_head(file.read(4))
+
+
+def is_tiff_head(head: bytes) -> bool:
+    """Whether these are the first bytes of a TIFF or BigTIFF."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def microns(unit: str) -> float | None:

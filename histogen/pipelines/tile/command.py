@@ -6,10 +6,11 @@ import hashlib
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, SlideError
 from histogen.files import remove_temporaries, write_atomic
 from histogen.manifest import SlideRecord
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
@@ -19,7 +20,7 @@ from histogen.pipelines.tile.geojson import write_geojson
 from histogen.pipelines.tile.places import check_beside, files_beside, store_paths
 from histogen.pipelines.tile.plan_slide import PlanUnit, plan
 from histogen.report.tiling import SlideRow, slide_rows, totals, write_tiling_page
-from histogen.slides.find import find_slides, fingerprint
+from histogen.slides.find import Found, find_slides, fingerprint
 from histogen.store.tile_store import TileStore
 from histogen.tiles.stain import build_normaliser
 
@@ -37,7 +38,8 @@ def run(config: TileConfig) -> Outcome:
     Raises:
         ConfigError, ManifestError, OutputExistsError: the inputs, the settings or the output cannot be used.
     """
-    sources = find_slides(config.slides)
+    found = find_slides(config.slides)
+    sources = found.slides
     _check_files(config, sources)
     prints = {source.slide_id: _fingerprint(source) for source in sources}
     out = claim_output(
@@ -60,13 +62,17 @@ def run(config: TileConfig) -> Outcome:
         failures={failure.key: failure.sentence for failure in planned.failures},
         shard_failures=[str(failure) for failure in cut.failures],
     )
-    report = {**totals(rows), "seconds": {"plan": round(planned.seconds, 2), "tile": round(cut.seconds, 2)}}
+    report: dict[str, Any] = {
+        **totals(rows),
+        "seconds": {"plan": round(planned.seconds, 2), "tile": round(cut.seconds, 2)},
+    }
+    report["not_taken"] = {str(one.path): one.reason for one in found.left}
     write_atomic(out / REPORT_NAME, json.dumps({**report, "slides": [row.as_dict() for row in rows]}, indent=1))
     write_tiling_page(out / PAGE_NAME, rows, report, thumbnails=out / "thumbnails")
     sentences = tuple(sentence for row in rows for sentence in row.failures)
     if not cut.failures:
         finish_output(out, tiles=report["tiles"], failures=len(sentences))
-    return Outcome(config.out, _summary(config, rows, cut.seconds), sentences, {"tiles": report["tiles"]})
+    return Outcome(config.out, _summary(config, rows, cut.seconds, found), sentences, {"tiles": report["tiles"]})
 
 
 def _check_files(config: TileConfig, sources: list[SlideRecord]) -> None:
@@ -97,7 +103,7 @@ def _digest(path: Path) -> str:
 def _fingerprint(source: SlideRecord) -> str:
     try:
         return fingerprint(source.path)
-    except OSError:
+    except (OSError, SlideError):
         return "unreadable"
 
 
@@ -132,7 +138,7 @@ def _shard_units(config: TileConfig, sources: list[SlideRecord]) -> tuple[list[S
     return units, done
 
 
-def _summary(config: TileConfig, rows: list[SlideRow], seconds: float) -> str:
+def _summary(config: TileConfig, rows: list[SlideRow], seconds: float, found: Found) -> str:
     failed = len({row.slide_id for row in rows if row.failures})
     whole = len({row.slide_id for row in rows}) - failed
     tiles = sum(row.tiles for row in rows)
@@ -141,4 +147,6 @@ def _summary(config: TileConfig, rows: list[SlideRow], seconds: float) -> str:
     if flagged:
         others = f" and {len(flagged) - 1} more" if len(flagged) > 1 else ""
         text += f"; to be looked at: {flagged[0].slide_id} ({'; '.join(flagged[0].flags)}){others}"
+    if found.left:
+        text += f"; not taken: {found.sentence}"
     return f"{text}; {failed} slides have failures, see {config.out / REPORT_NAME}" if failed else text

@@ -40,7 +40,8 @@ def run_plan(config: TileConfig) -> Outcome:
     Raises:
         ConfigError, ManifestError: the inputs or the settings cannot be used.
     """
-    sources = find_slides(config.slides)
+    found = find_slides(config.slides)
+    sources = found.slides
     check_beside(config, sources)
     units = [PlanUnit(source, config, "", (), (), ()) for source in sources]
     compute = Compute.from_config(config, threads=config.threads)
@@ -51,6 +52,8 @@ def run_plan(config: TileConfig) -> Outcome:
     lines.append(_line(f"{len(slides)} slides", total))
     workers = max(1, config.workers) * config.threads
     lines.append(f"about {total.cpu_seconds / workers:,.0f} s with {workers} at work; nothing was written")
+    if found.left:
+        lines.append(f"not taken: {found.sentence}")
     return Outcome(config.out, "\n".join(lines), tuple(str(f) for f in report.failures), {"tiles": total.tiles})
 
 

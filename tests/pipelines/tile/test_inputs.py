@@ -131,3 +131,16 @@ def test_an_output_that_cannot_be_written_is_one_sentence(slide: Path, tmp_path:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"cannot be written \(Not a directory\); choose another --out"):
         tile(slide, tmp_path / "file" / "tiles")
+
+
+def test_what_was_not_taken_for_a_slide_is_said(slide: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    shutil.copy(slide, folder / "a.svs")
+    (folder / "notes.txt").write_text("x")
+    outcome = tile(folder, tmp_path / "tiles")
+    assert outcome.exit_code == 0
+    assert "not taken: notes.txt: no slide's name or content" in outcome.summary
+    report = json.loads((tmp_path / "tiles" / "report.json").read_text())
+    assert report["not_taken"] == {str(folder / "notes.txt"): "no slide's name or content"}
+    assert "notes.txt" in (tmp_path / "tiles" / "report.html").read_text()
