@@ -24,6 +24,8 @@ ODD_MPP = (0.1, 2.5)
 """Microns per pixel outside of which a stated resolution is flagged as odd."""
 POWER_MPP = (7.0, 14.0)
 """Scanners' mpp times objective power; 10 is usual (0.25 at 40x, 0.5 at 20x)."""
+SAME_MPP = 0.01
+"""Two statements of a slide's resolution may differ by so much, relatively, without a word."""
 LEVEL_TOLERANCE = 1.001
 """A level up to 0.1 % coarser than what is asked for is read without going one level finer."""
 
@@ -91,7 +93,9 @@ class BaseSlide(ABC):
 
     reader_name = ""
 
-    def __init__(self, path: Path, *, mpp: Mpp | None = None, slide_id: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *, mpp: Mpp | None = None, gap_mpp: Mpp | None = None, slide_id: str | None = None
+    ) -> None:
         self.path = Path(path)
         self.slide_id = slide_id or slide_id_of(self.path)
         self.mpp: Mpp | None = None
@@ -103,8 +107,19 @@ class BaseSlide(ABC):
         self.bounds_l0: BoxL0 | None = None  # of what was scanned, where that is less than level 0
         self.glass_centre: GlassCentre | None = None
         self._open()
+        self._other_mpp = self._take_mpp(mpp, gap_mpp)
+
+    def _take_mpp(self, mpp: Mpp | None, gap_mpp: Mpp | None) -> tuple[str, ...]:
+        """Take what is stated beside the file; return a phrase where the file says something else."""
+        own, said = self.mpp, f"the file says {_text(self.mpp)} ({self.mpp_source})" if self.mpp else ""
         if mpp is not None:
             self.mpp, self.mpp_source = mpp, "stated"
+            return (f"mpp {_text(mpp)} is stated, {said}",) if own and _differ(own, mpp) else ()
+        if gap_mpp is not None and own is None:
+            self.mpp, self.mpp_source = gap_mpp, "gap filled"
+        if gap_mpp is not None and own is not None and _differ(own, gap_mpp):
+            return (f"mpp {_text(gap_mpp)} is for slides that do not state theirs, {said}",)
+        return ()
 
     @abstractmethod
     def _open(self) -> None:
@@ -215,6 +230,7 @@ class BaseSlide(ABC):
         odd = list(self.left_out)
         if self.mpp is None:
             return tuple(odd)
+        odd += self._other_mpp
         if not ODD_MPP[0] <= self.mpp.mean <= ODD_MPP[1]:
             odd.append(f"mpp {self.mpp.mean:.4g} is outside {ODD_MPP[0]}-{ODD_MPP[1]}")
         if self.objective_power and not POWER_MPP[0] <= self.mpp.mean * self.objective_power <= POWER_MPP[1]:
@@ -225,13 +241,19 @@ class BaseSlide(ABC):
 
 
 def open_slide(
-    path: Path | str, *, mpp: Mpp | float | None = None, reader: str = "auto", slide_id: str | None = None
+    path: Path | str,
+    *,
+    mpp: Mpp | float | None = None,
+    gap_mpp: Mpp | float | None = None,
+    reader: str = "auto",
+    slide_id: str | None = None,
 ) -> BaseSlide:
     """Open a slide with the fastest reader that can read it.
 
     Args:
         path: a file, or a folder of DICOM files that make up one slide.
         mpp: microns per pixel of level 0, when the user knows better than the file.
+        gap_mpp: the same, for a file that does not state it.
         reader: a name of ``names.READERS``, or ``auto``: native, then openslide, then tiatoolbox.
         slide_id: defaults to :func:`slide_id_of`.
 
@@ -241,13 +263,13 @@ def open_slide(
     """
     path = Path(path)
     _check_there(path)
-    stated = Mpp(mpp, mpp) if isinstance(mpp, int | float) else mpp
+    stated, filling = (Mpp(v, v) if isinstance(v, int | float) else v for v in (mpp, gap_mpp))
     names = _readers_for(path) if reader == "auto" else [reader]
     reasons = []
     for name in names:
         opener: Callable[..., BaseSlide] = resolve(READERS, name, what="reader")
         try:
-            return opener(path, mpp=stated, slide_id=slide_id)
+            return opener(path, mpp=stated, gap_mpp=filling, slide_id=slide_id)
         except RefusedSlideError as error:
             raise type(error)(f"slide '{path}' cannot be opened: {error}") from error
         except HistogenError as error:
@@ -272,6 +294,14 @@ def require_mpp(slide: Slide) -> Mpp:
             f"slide '{slide.slide_id}' has no mpp in its file; add a column 'mpp' to the manifest or pass --slide-mpp"
         )
     return slide.mpp
+
+
+def _differ(one: Mpp, other: Mpp) -> bool:
+    return max(abs(one.x / other.x - 1), abs(one.y / other.y - 1)) > SAME_MPP
+
+
+def _text(mpp: Mpp) -> str:
+    return f"{mpp.x:.4g}" if f"{mpp.x:.4g}" == f"{mpp.y:.4g}" else f"{mpp.x:.4g} x {mpp.y:.4g}"
 
 
 def slide_id_of(path: Path) -> str:

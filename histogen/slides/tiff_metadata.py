@@ -20,6 +20,10 @@ MICRONS = {
 """Microns of a unit of length, as OME, ImageJ and the tools around them spell it."""
 
 
+OFFICE_DPI = (600, 720, 1200, 2400)
+"""Dots per inch that scanners of paper and their software write, finer than 50 microns."""
+
+
 def is_tiff(path: Path) -> bool:
     """Whether a file begins as TIFF or BigTIFF files do."""
     with path.open("rb") as file:
@@ -39,7 +43,8 @@ def microns(unit: str) -> float | None:
 
 def plausible_tag_mpp(x: float, y: float) -> bool:
     """Whether a TIFF resolution tag can be a slide's: scanners' cameras, not the 72 or 300 dpi of office software."""
-    return 0.05 <= x <= 50 and 0.05 <= y <= 50
+    office = any(abs(25400 / side / dpi - 1) < 1e-3 for side in (x, y) for dpi in OFFICE_DPI)
+    return 0.05 <= x <= 50 and 0.05 <= y <= 50 and not office
 
 
 def number(text: str | None) -> float | None:

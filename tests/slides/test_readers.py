@@ -102,9 +102,78 @@ def test_stated_mpp_beats_the_file_s(drawn_path: Path) -> None:
 
 def test_odd_resolutions_are_flagged(drawn_path: Path) -> None:
     assert open_slide(drawn_path).flags() == ()
-    assert "does not go with an objective of 40x" in open_slide(drawn_path, mpp=0.5).flags()[0]
-    assert "outside" in open_slide(drawn_path, mpp=3.0).flags()[0]
-    assert "differs" in open_slide(drawn_path, mpp=Mpp(0.25, 0.26)).flags()[0]
+    assert "does not go with an objective of 40x" in open_slide(drawn_path, mpp=0.5).flags()[1]
+    assert "outside" in open_slide(drawn_path, mpp=3.0).flags()[1]
+    assert "differs" in open_slide(drawn_path, mpp=Mpp(0.25, 0.26)).flags()[1]
+
+
+@pytest.mark.parametrize("reader", ["native", "openslide"])
+def test_what_corrects_a_resolution_and_what_fills_a_gap(tmp_path: Path, drawn_path: Path, reader: str) -> None:
+    corrected = open_slide(drawn_path, mpp=0.26, gap_mpp=0.5, reader=reader)
+    assert (corrected.mpp, corrected.mpp_source) == (Mpp(0.26, 0.26), "stated")
+    assert corrected.flags() == ("mpp 0.26 is stated, the file says 0.25 (metadata)",)
+    own = open_slide(drawn_path, gap_mpp=0.5, reader=reader)
+    assert (own.mpp, own.mpp_source) == (Mpp(0.25, 0.25), "metadata")
+    assert own.flags() == ("mpp 0.5 is for slides that do not state theirs, the file says 0.25 (metadata)",)
+    assert open_slide(drawn_path, gap_mpp=0.2512, mpp=0.2488, reader=reader).flags() == ()
+    write_svs(tmp_path / "a.svs", np.full((300, 400, 3), 200, np.uint8), mpp=None)
+    filled = open_slide(tmp_path / "a.svs", gap_mpp=0.5, reader=reader)
+    assert (filled.mpp, filled.mpp_source, filled.flags()) == (Mpp(0.5, 0.5), "gap filled", ())
+
+
+@pytest.mark.parametrize(("dpi", "stated"), [(72, False), (300, False), (600, False), (1200, False), (50800, True)])
+def test_the_resolution_of_office_software_is_not_a_slide_s(tmp_path: Path, dpi: int, stated: bool) -> None:
+    pixels = np.full((100, 100, 3), 200, np.uint8)
+    options = {"photometric": "rgb", "tile": (64, 64), "metadata": None, "resolution": (dpi, dpi)}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, resolutionunit="INCH", **options)
+    for reader in ("native", "openslide"):
+        assert open_slide(tmp_path / "a.tif", reader=reader).mpp == (Mpp(0.5, 0.5) if stated else None)
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "mpp"),
+    [
+        ("\u00b5m", 0.25, 0.25), ("\u03bcm", 0.25, 0.25), ("um", 0.25, 0.25), ("micron", 0.25, 0.25),
+        ("microns", 0.25, 0.25), ("micrometer", 0.25, 0.25), ("Micrometre", 0.25, 0.25), ("nm", 250, 0.25),
+        ("\u00c5", 2500, 0.25), ("\u212b", 2500, 0.25), ("angstrom", 2500, 0.25), ("mm", 0.00025, 0.25),
+        ("cm", 0.000025, 0.25), ("m", 2.5e-7, 0.25), ("in", 1e-5, 0.254), ("inch", 1e-5, 0.254), ("thou", 0.01, 0.254),
+        ("pixel", 1, None), ("reference frame", 1, None), (None, 0.25, 0.25),
+    ],
+)  # fmt: skip
+def test_lengths_of_ome_are_read_in_any_unit(tmp_path: Path, unit: str | None, size: float, mpp: float | None) -> None:
+    """Whichever reader reads the pixels; resolution tags are there and say something else."""
+    about = {"axes": "YXS", "PhysicalSizeX": size, "PhysicalSizeY": size * 2}
+    if unit is not None:
+        about |= {"PhysicalSizeXUnit": unit, "PhysicalSizeYUnit": unit}
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(
+            np.full((100, 100, 3), 200, np.uint8), photometric="rgb", tile=(64, 64), metadata=about,
+            resolution=(1e4, 1e4), resolutionunit="CENTIMETER",
+        )  # fmt: skip
+    for reader in ("native", "openslide"):
+        slide = open_slide(path, reader=reader)
+        if mpp is None:
+            assert (slide.mpp, slide.mpp_source) == (Mpp(1, 1), "tiff tags")
+        else:
+            assert (slide.mpp.x, slide.mpp.y) == pytest.approx((mpp, 2 * mpp))  # type: ignore[union-attr]
+            assert slide.mpp_source == "metadata"
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit"), [("um", 4), ("micron", 4), ("\\u00B5m", 4), ("mm", 4000), ("inch", 101600)]
+)
+def test_imagej_s_resolution_is_per_unit_that_it_names(tmp_path: Path, unit: str, per_unit: float) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path,
+        np.full((100, 120, 3), 200, np.uint8),
+        imagej=True,
+        resolution=(per_unit, per_unit),
+        metadata={"unit": unit},
+    )
+    slide = open_slide(path)
+    assert (slide.mpp, slide.mpp_source) == (Mpp(0.25, 0.25), "metadata")
 
 
 def test_a_slide_without_mpp_says_what_to_do(tmp_path: Path) -> None:

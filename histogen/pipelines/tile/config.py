@@ -46,7 +46,8 @@ class TileConfig(BulkConfig):
     """How many times coarser than the tiles a slide may be; beyond it tiles would show interpolation, not tissue."""
     reader: Literal["auto", "native", "openslide", "tiatoolbox"] = "auto"
     slide_mpp: float | None = Field(default=None, gt=0)
-    """Microns per pixel of level 0: goes before what a file states (or does not), after what a manifest states."""
+    """Microns per pixel of level 0 of slides that do not state theirs. A slide that states it wrongly is corrected by a
+    manifest with a column mpp."""
     tissue: TissueSettings = TissueSettings()
     min_tissue_fraction: float = Field(default=0.5, ge=0, le=1)
     max_pen_fraction: float = Field(default=0.0, ge=0, le=1)

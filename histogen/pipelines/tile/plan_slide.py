@@ -13,7 +13,6 @@ import histogen
 from histogen.config import UNRECORDED
 from histogen.errors import SlideError
 from histogen.files import write_atomic
-from histogen.geometry import Mpp
 from histogen.manifest import SlideRecord
 from histogen.pipelines.tile.config import COMMAND, TileConfig
 from histogen.pipelines.tile.places import build_grid, files_beside, listed_places, region_of_interest, store_paths
@@ -68,10 +67,11 @@ def plan(unit: PlanUnit) -> dict[str, Any]:
 
 
 def open_planned(unit: PlanUnit) -> BaseSlide:
-    """Open the slide of a unit with the mpp that the manifest or the flag states."""
+    """Open the slide of a unit: the manifest's mpp goes before the file's, the flag's fills in for a missing one."""
     config, source = unit.config, unit.source
-    stated = source.mpp or (Mpp(config.slide_mpp, config.slide_mpp) if config.slide_mpp else None)
-    return open_slide(source.path, mpp=stated, reader=config.reader, slide_id=source.slide_id)
+    return open_slide(
+        source.path, mpp=source.mpp, gap_mpp=config.slide_mpp, reader=config.reader, slide_id=source.slide_id
+    )
 
 
 def _plan_one(unit: PlanUnit, slide: BaseSlide, grid: Grid, path: Path) -> None:
@@ -119,7 +119,7 @@ def tile_settings(slide: BaseSlide, grid: Grid, config: TileConfig) -> JpegSetti
 
 def _provenance(unit: PlanUnit, slide: BaseSlide, grid: Grid, notes: list[str]) -> dict[str, Any]:
     mpp = require_mpp(slide)
-    stated = "manifest" if unit.source.mpp else "flag" if unit.config.slide_mpp else slide.mpp_source
+    stated = {"stated": "manifest", "gap filled": "flag"}.get(slide.mpp_source, slide.mpp_source)
     return {
         "command": COMMAND,
         "histogen": histogen.__version__,

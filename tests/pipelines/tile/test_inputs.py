@@ -15,7 +15,9 @@ from histogen.errors import ConfigError
 from histogen.geometry import Extent
 from histogen.pipelines.outputs import Outcome, is_complete
 from histogen.pipelines.tile.command import TileConfig, run
+from histogen.slides.base import open_slide
 from histogen.slides.drawn import draw_slide
+from histogen.slides.tiff_writer import write_svs
 from histogen.store.layout import chunk_path
 from histogen.store.tile_store import TileStore
 
@@ -144,3 +146,32 @@ def test_what_was_not_taken_for_a_slide_is_said(slide: Path, tmp_path: Path) -> 
     report = json.loads((tmp_path / "tiles" / "report.json").read_text())
     assert report["not_taken"] == {str(folder / "notes.txt"): "no slide's name or content"}
     assert "notes.txt" in (tmp_path / "tiles" / "report.html").read_text()
+
+
+def test_slide_mpp_fills_gaps_and_does_not_correct(slide: Path, tmp_path: Path) -> None:
+    """In a mixed folder: one slide states its resolution, one does not, a third is corrected by the manifest."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in ("says", "corrected"):
+        shutil.copy(slide, folder / f"{name}.svs")
+    pixels = open_slide(slide).read_level(0, 0, 0, Extent(1500, 1100))
+    write_svs(folder / "silent.svs", pixels, mpp=None)
+    own = open_slide(slide).mpp
+    assert own is not None
+    manifest = folder / "m.csv"
+    manifest.write_text("path,mpp\nsays.svs,\ncorrected.svs,0.75\nsilent.svs,\n")
+    outcome = tile(manifest, tmp_path / "tiles", slide_mpp=0.7)
+    assert outcome.failures == ()
+    stores = {name: TileStore.open_(tmp_path / "tiles" / f"{name}.zarr") for name in ("says", "corrected", "silent")}
+    stated = {name: store.provenance["slide"] for name, store in stores.items()}
+    assert {name: one["mpp"] for name, one in stated.items()} == {
+        "says": [own.x, own.y], "corrected": [0.75, 0.75], "silent": [0.7, 0.7],
+    }  # fmt: skip
+    assert {name: one["mpp_source"] for name, one in stated.items()} == {
+        "says": "metadata", "corrected": "manifest", "silent": "flag",
+    }  # fmt: skip
+    said = f"the file says {own.x:.4g} (metadata)"
+    assert f"mpp 0.7 is for slides that do not state theirs, {said}" in stated["says"]["flags"]
+    assert f"mpp 0.75 is stated, {said}" in stated["corrected"]["flags"]
+    assert stated["silent"]["flags"] == []
+    assert "to be looked at" in outcome.summary
