@@ -1,7 +1,7 @@
 """A slide that is drawn: tissue, classes, pen and blur are known exactly. For tests, the demo and benchmarks.
 
 The picture is made in optical density, as light is absorbed by haematoxylin and eosin, never painted in colours.
-Stains vary between slides (the seed draws them), so the colour of a tile does not tell its class; the texture does.
+Stains and scanners differ from slide to slide (the seed draws them): colour alone does not tell a class, texture does.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def draw_slide(
         extent: level-0 pixels; mpp: level-0 microns per pixel (lengths are drawn in microns).
         stated_mpp: whether the file states its resolution.
         region_um: width of a class region, microns.
-        stain_variation: 0 gives every slide the same stains.
+        stain_variation: how much stains, sharpness and noise differ between slides; 0 is not at all.
         pen, blur: whether there is a pen stroke and an out-of-focus area.
 
     Same arguments, same bytes.

@@ -27,7 +27,11 @@ HAEMATOXYLIN = np.array([0.56, 0.72, 0.41])
 EOSIN = np.array([0.15, 0.85, 0.40])
 """Directions of both stains in optical density (R, G, B): haematoxylin as in Macenko et al. (2009); eosin between
 theirs and that of Ruifrok & Johnston (2001), which is nearer to what scanners show."""
+EOSIN_BLUE = 0.62
+"""Most that eosin takes of blue, per what it takes of green: with more, dense eosin has the colours of red ink."""
 NOISE_PX = 1024
+SENSOR_NOISE = 1.3
+"""Grey levels of a scanner's noise, standard deviation; the median one's where scanners differ."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,23 @@ class Stain:
     """float [2, 3]: optical density of haematoxylin and eosin in R, G, B, per unit of concentration."""
     background: np.ndarray
     """float [3]: grey levels of empty glass."""
+    blur_um: float
+    """Standard deviation of the scanner's point spread, microns; 0 is as sharp as drawn."""
+    noise: float
+    """Standard deviation of the sensor's noise, grey levels."""
 
 
 def sample_stain(rng: np.random.Generator, variation: float) -> Stain:
-    """Draw a slide's stains around the standard ones; ``variation`` 0 gives exactly those."""
+    """Draw a slide's stains and scanner around the standard ones; ``variation`` 0 gives exactly those."""
     vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.06 * variation, (2, 3)).clip(-0.15, 0.15)
     vectors = np.clip(vectors, 0.02, None)
+    vectors[1, 2] = min(vectors[1, 2], EOSIN_BLUE * vectors[1, 1])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     strength = np.exp(rng.normal(0, 0.22 * variation, (2, 1)).clip(-0.4, 0.4))
     background = 243 + rng.uniform(-4, 4, 3) * variation
-    return Stain(vectors * strength, background)
+    blur_um = 0.5 * variation * rng.uniform()
+    noise = SENSOR_NOISE * np.exp(rng.normal(0, 0.3 * variation))
+    return Stain(vectors * strength, background, float(blur_um), float(noise))
 
 
 class Canvas:
@@ -223,7 +234,8 @@ def _adipose(canvas: Canvas) -> None:
 def render(canvas: Canvas, stain: Stain, thickness: np.ndarray) -> np.ndarray:
     """Return uint8 [H, W, 3]: light through both stains, ``background * 10 ** -(concentration @ vectors)``.
 
-    ``thickness`` is a coarse map (float32) that scales both stains and is 0 off the tissue.
+    Then what the scanner makes of it: its point spread, and its sensor's noise. ``thickness`` is a coarse map (float32)
+    that scales both stains and is 0 off the tissue.
     """
     height, width = canvas.shape
     pixels = np.empty((height, width, 3), np.uint8)
@@ -232,10 +244,14 @@ def render(canvas: Canvas, stain: Stain, thickness: np.ndarray) -> np.ndarray:
     for top in range(0, height, 256):
         rows = slice(top, min(top + 256, height))
         haematoxylin, eosin = canvas.haematoxylin[rows] * full[rows], canvas.eosin[rows] * full[rows]
-        sensor = canvas.noise_rows(rows.start, rows.stop, shift=2) * np.float32(1.3) + np.float32(0.5)
         for channel in range(3):
             light = np.exp(haematoxylin * decay[0, channel] + eosin * decay[1, channel])
             light *= np.float32(stain.background[channel])
-            light += sensor
-            pixels[rows, :, channel] = np.clip(light, 0, 255)
+            pixels[rows, :, channel] = np.clip(light + np.float32(0.5), 0, 255)
+    if stain.blur_um > 0:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), canvas.px(stain.blur_um))
+    for top in range(0, height, 256):
+        rows = slice(top, min(top + 256, height))
+        sensor = canvas.noise_rows(rows.start, rows.stop, shift=2) * np.float32(stain.noise) + np.float32(0.5)
+        pixels[rows] = np.clip(pixels[rows] + sensor[..., None], 0, 255)
     return pixels

@@ -30,7 +30,7 @@ class DrawConfig(BulkConfig):
     region_um: float = Field(default=420.0, gt=0)
     """Width of a region of one class, microns."""
     stain_variation: float = Field(default=1.0, ge=0)
-    """0 gives every slide the same stains."""
+    """How much stains, sharpness and noise differ from slide to slide; 0 is not at all."""
 
 
 @dataclass(frozen=True)
