@@ -56,7 +56,7 @@ class BulkConfig(StageConfig):
     """Address of a running Dask scheduler, for example ``tcp://head:8786``."""
 
 
-UNRECORDED = frozenset({"out", "resume", "overwrite", "workers", "threads", "scheduler", "device"})
+UNRECORDED = frozenset({"out", "resume", "overwrite", "workers", "threads", "scheduler", "device", "reference"})
 """Keys that change how or where a stage runs, not what it makes: resume does not compare them."""
 
 S = TypeVar("S", bound=Settings)

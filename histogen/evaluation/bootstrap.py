@@ -20,6 +20,8 @@ from histogen.evaluation.metrics import ClassCounts, Metric
 from histogen.seeds import numpy_rng
 
 MAX_COUNTS_AT_ONCE = 20_000_000
+SIGNIFICANT = 0.05
+"""p below which a difference is called better or worse."""
 FEW_CLUSTERS = 10
 """Below this many clusters a percentile interval is too narrow; results say so."""
 
@@ -47,9 +49,9 @@ class Difference:
     @property
     def verdict(self) -> str:
         """``better``, ``worse`` or ``no difference shown``; the interval and p must agree for the first two."""
-        if self.p < 0.05 and self.low > 0:
+        if self.p < SIGNIFICANT and self.low > 0:
             return "better"
-        if self.p < 0.05 and self.high < 0:
+        if self.p < SIGNIFICANT and self.high < 0:
             return "worse"
         return "no difference shown"
 

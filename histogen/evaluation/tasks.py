@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import ConfigError
-from histogen.evaluation.bootstrap import FEW_CLUSTERS
+from histogen.evaluation.bootstrap import FEW_CLUSTERS, SIGNIFICANT
 from histogen.evaluation.splits import Split, given_split, split_by_group, split_by_tile
+
+MIN_CLUSTERS = math.ceil(1 - math.log2(SIGNIFICANT))
+"""Test slides from which p can fall below :data:`SIGNIFICANT`: exchanging whole slides has 2^n outcomes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ def caveats(task: Task) -> list[str]:
     unit, count = task.cluster_count
     if unit != "tile" and count < FEW_CLUSTERS:
         notes.append(f"The test has {count} {unit}s only: intervals over so few are too narrow; read them as a hint.")
+    if unit != "tile" and 2 / 2**count > SIGNIFICANT:
+        notes.append(
+            f"With {count} test {unit}s p cannot fall below {2 / 2**count:.3g}, whatever the encoders do: no "
+            f"difference can be shown at {SIGNIFICANT:g}; take at least {MIN_CLUSTERS} test {unit}s."
+        )
     if unit == "tile" and task.split.how.startswith("random tiles"):
         notes.append(
             "Tiles were split at random: neighbours from one slide may be on both sides, which flatters every encoder "

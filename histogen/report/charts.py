@@ -51,9 +51,18 @@ class Scale:
 
 
 def line_chart(
-    series: Sequence[Series], *, title: str, x_label: str = "step", log_y: bool = False, smoothed: bool = True
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str = "step",
+    log_y: bool = False,
+    smoothed: bool = True,
+    note: str = "",
 ) -> str:
-    """Return a line chart: every series faintly as it is and, where it is long and ``smoothed``, a running mean."""
+    """Return a line chart: every series faintly as it is and, where it is long and ``smoothed``, a running mean.
+
+    ``note`` says below it what the quantity is.
+    """
     width, height, left, bottom, top = 420.0, 230.0, 46.0, 34.0, 10.0
     drawn = [_transformed(one, log_y) for one in series]
     xs = [x for one in drawn for x in one.x]
@@ -72,17 +81,17 @@ def line_chart(
     parts += [_line(one, one.colour % NUM_COLOURS, to_x, to_y, smoothed) for one in drawn]
     parts.append(f'<text x="{width - 8:.0f}" y="{height - 3:.0f}" text-anchor="end">{escape(x_label)}</text>')
     svg = _svg(width, height, title, parts)
-    return f'<figure><p class="chart-title">{escape(title)}</p>{svg}{legend(series)}</figure>'
+    under = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    return f'<figure><p class="chart-title">{escape(title)}</p>{svg}{legend(series)}{under}</figure>'
 
 
 def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero_line: bool = False) -> str:
     """Return a forest plot: one row per estimate, its value a dot and its interval a bar."""
-    row, right, top = 30.0, 150.0, 14.0
-    left = min(max(120.0, 24 + 7.2 * max(len(estimate.name) for estimate in estimates)), 420.0)
-    width, height = 900.0, top + row * len(estimates) + 40
+    row, left, width, top = 44.0, 12.0, 480.0, 4.0
+    height = top + row * len(estimates) + 44
     edges = [edge for e in estimates for edge in (e.low, e.high, e.value)] + ([0.0] if zero_line else [])
     low, high, ticks = nice_range(min(edges), max(edges), 6)
-    to_x, base = Scale(low, high, left, width - right), top + row * len(estimates)
+    to_x, base = Scale(low, high, left, width - left), top + row * len(estimates)
     parts = [
         f'<line class="{"zero" if zero_line and abs(t) < 1e-12 else "gridline"}" x1="{to_x(t):.1f}" x2="{to_x(t):.1f}" '
         f'y1="{top:.0f}" y2="{base:.0f}"/>'
@@ -90,10 +99,10 @@ def forest_plot(estimates: Sequence[Estimate], *, title: str, x_label: str, zero
         for t in ticks
     ]
     for number, estimate in enumerate(estimates):
-        parts.append(_forest_row(estimate, top + row * (number + 0.5), left, width, to_x))
-    middle = (left + width - right) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{base + 36:.0f}" text-anchor="middle">{escape(x_label)}</text>')
-    return f"<figure>{_svg(width, height, title, parts)}<figcaption>{escape(title)}</figcaption></figure>"
+        parts.append(_forest_row(estimate, top + row * number, left, width, to_x))
+    parts.append(f'<text x="{width / 2:.0f}" y="{base + 38:.0f}" text-anchor="middle">{escape(x_label)}</text>')
+    svg = _svg(width, height, title, parts, css="forest")
+    return f"<figure>{svg}<figcaption>{escape(title)}</figcaption></figure>"
 
 
 def legend(series: Sequence[Series]) -> str:
@@ -161,15 +170,16 @@ def _path(x: Sequence[float], y: Sequence[float], to_x: Scale, to_y: Scale) -> s
     return "".join(pieces)
 
 
-def _forest_row(estimate: Estimate, y: float, left: float, width: float, to_x: Scale) -> str:
-    colour = estimate.colour % NUM_COLOURS
+def _forest_row(estimate: Estimate, top: float, left: float, width: float, to_x: Scale) -> str:
+    """Return the row's name and figures, and below them, where they cannot meet, its interval."""
+    colour, y = estimate.colour % NUM_COLOURS, top + 30
     text = f"{estimate.value:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
     return (
-        f'<text class="ink" x="{left - 14:.0f}" y="{y + 4:.1f}" text-anchor="end">{escape(estimate.name)}</text>'
+        f'<text class="ink" x="{left:.0f}" y="{top + 17:.1f}">{escape(estimate.name)}</text>'
+        f'<text class="ink" x="{width - left:.0f}" y="{top + 17:.1f}" text-anchor="end">{text}</text>'
         f'<line class="s{colour}" stroke-width="3" stroke-linecap="round" x1="{to_x(estimate.low):.1f}" '
         f'x2="{to_x(estimate.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<circle class="f{colour}" cx="{to_x(estimate.value):.1f}" cy="{y:.1f}" r="5.5"/>'
-        f'<text class="ink" x="{width:.0f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
     )
 
 
@@ -188,7 +198,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def _svg(width: float, height: float, title: str, parts: Sequence[str], css: str = "") -> str:
     name = escape(title, quote=True)
     box = f"0 0 {width:.0f} {height:.0f}"
-    return f'<svg class="chart" viewBox="{box}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+    kind = f"chart {css}".strip()
+    return f'<svg class="{kind}" viewBox="{box}" role="img" aria-label="{name}">{"".join(parts)}</svg>'

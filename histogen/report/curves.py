@@ -12,6 +12,29 @@ from histogen.report.charts import Series, line_chart
 from histogen.report.stages import Training
 
 FIRST_KEYS = ("loss", "held_out_loss")
+MEANINGS = {
+    "loss": "What is minimised. Its level means little by itself: see what each part says below.",
+    "loss_dino": "Cross-entropy between teacher and student on other crops of the same tile. It often rises at first: "
+    "the teacher's targets become sharper and tell tiles apart, which is harder to predict than telling nothing.",
+    "loss_dis": "The disentanglement loss: the interpolated tile is to be recognised as a mixture of its two sources.",
+    "information": "How much of the teacher's targets tells tiles apart, in nats. Near 0 the encoder has collapsed.",
+    "marginal_entropy": "Entropy of the teacher's mean target, in nats: its exponential is the prototypes in use.",
+    "teacher_entropy": "Entropy of the teacher's target for a tile, in nats: low is sure of one prototype.",
+    "entropy_dis": "Entropy of the mixed targets of interpolated tiles, in nats.",
+    "feature_std": "Spread of the embeddings: 1 is as spread as random directions, 0 is all the same.",
+    "rank_me": "RankMe: in how many directions the embeddings of a batch vary. Between 1 and the size of the batch.",
+    "neighbours": "How often the two crops of a tile are each other's nearest in the batch.",
+    "knn": "How often a tile's nearest other tile of the batch has its label. Nothing is trained with labels.",
+    "centre_norm": "Length of the centre that is subtracted from the teacher's outputs.",
+    "momentum": "How much of the teacher stays at each step.",
+    "lr": "The learning rate.",
+    "held_out_loss": "The same loss on tiles that are not trained on.",
+    "gradient_norm": "Length of the gradient before it is clipped.",
+    "pixel": "Mean absolute error of pixels in -1 to 1.",
+    "gradient": "Mean absolute error of differences between neighbouring pixels: edges.",
+    "kl": "How far the latents are from standard normal noise, in nats per element.",
+}
+"""What each recorded quantity is, for the page."""
 
 
 def training_section(trainings: Sequence[Training]) -> page.Section:
@@ -50,7 +73,7 @@ def _charts(training: Training) -> list[str]:
     for key in keys:
         series = [_series(name, rows, key, number) for number, (name, rows) in enumerate(runs.items())]
         if shown := [one for one in series if one.x]:
-            charts.append(line_chart(shown, title=key.replace("_", " ")))
+            charts.append(line_chart(shown, title=key.replace("_", " "), note=MEANINGS.get(key, "")))
     return charts
 
 

@@ -71,6 +71,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: S
 
     def cells(tag: str, values: Sequence[object]) -> str:
         kinds = [' class="number"' if column in numbers else "" for column in range(len(values))]
+        if tag == "td":  # what a narrow screen shows beside the value
+            kinds = [f'{k} data-label="{escape(str(h), quote=True)}"' for k, h in zip(kinds, header, strict=True)]
         return "".join(f"<{tag}{kind}>{escape(str(v))}</{tag}>" for v, kind in zip(values, kinds, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
@@ -98,15 +100,20 @@ def strip(
     captions: Sequence[str] = (),
     *,
     given: Sequence[int] = (),
+    right: Sequence[int] = (),
+    wrong: Sequence[int] = (),
     caption: str = "",
     columns: int | None = None,
     max_px: int = 256,
 ) -> str:
-    """Return pictures side by side in one row; those numbered in ``given`` are framed (real ones, for example)."""
+    """Return pictures side by side in one row.
+
+    Those numbered in ``given`` are framed (real ones, for example), those in ``right`` and ``wrong`` in other colours.
+    """
     texts = captions or [""] * len(pictures)
+    frames = dict.fromkeys(given, "given") | dict.fromkeys(right, "right") | dict.fromkeys(wrong, "wrong")
     cells = "".join(
-        figure(p, c, max_px=max_px, css="given" if i in given else "")
-        for i, (p, c) in enumerate(zip(pictures, texts, strict=True))
+        figure(p, c, max_px=max_px, css=frames.get(i, "")) for i, (p, c) in enumerate(zip(pictures, texts, strict=True))
     )
     row = f'<div class="strip" style="grid-template-columns:repeat({columns or len(pictures)},1fr)">{cells}</div>'
     return f"<figure>{row}{_caption(caption)}</figure>"
@@ -129,6 +136,22 @@ def marked_picture(picture: Picture, boxes: NDArray[np.floating], caption: str =
 def folded(title: str, text: str) -> str:
     """Return preformatted text (a config, a log) that opens on a click."""
     return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def listed(sentences: Sequence[str]) -> str:
+    """Return sentences as a list; nothing when there are none."""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def commands(lines: Sequence[str]) -> str:
+    """Return lines to type in a shell."""
+    return f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
+
+
+def card(*blocks: str) -> str:
+    """Return blocks before the first section that belong together."""
+    return f"<section>{''.join(blocks)}</section>" if any(blocks) else ""
 
 
 def failures(sentences: Sequence[str]) -> str:

@@ -9,8 +9,10 @@ from histogen.report import page
 from histogen.report.benchmark import benchmark_section, headline
 from histogen.report.curves import training_section
 from histogen.report.fidelity import fidelity_section
+from histogen.report.neighbours import neighbours_section
 from histogen.report.samples import interpolation_section, synthesis_section
 from histogen.report.stages import RunReport, SlidePicture, StageTime
+from histogen.report.story import story_card
 
 MAX_SLIDES_IN_FULL = 12
 
@@ -23,16 +25,18 @@ def write_report(path: Path, report: RunReport) -> Path:
 def report_html(report: RunReport) -> str:
     """Return the page of ``report``; a part that the report does not hold is left out."""
     sections: list[page.Section] = []
-    if report.benchmark is not None:
-        sections.append(benchmark_section(report.benchmark))
-    if report.slides:
-        sections.append(slides_section(report.slides))
+    if report.neighbours is not None:
+        sections.append(neighbours_section(report.neighbours))
     if report.sources:
-        sections.append(synthesis_section(report.sources))
+        sections.append(synthesis_section(report.sources, recognised=report.recognised))
     if report.interpolations:
         sections.append(interpolation_section(report.interpolations))
+    if report.benchmark is not None:
+        sections.append(benchmark_section(report.benchmark))
     if report.fidelity is not None:
         sections.append(fidelity_section(report.fidelity))
+    if report.slides:
+        sections.append(slides_section(report.slides))
     if report.training:
         sections.append(training_section(report.training))
     if report.stages:
@@ -43,9 +47,9 @@ def report_html(report: RunReport) -> str:
     if report.provenance:
         rows = list(report.provenance.items())
         sections.append(page.section("Provenance", page.table(["what", "value"], rows)))
-    lead = (headline(report.benchmark) if report.benchmark is not None else "") + (
-        page.facts(report.facts) if report.facts else ""
-    )
+    verdicts = headline(report.benchmark) if report.benchmark is not None and report.story is None else ""
+    facts = page.facts(report.facts) if report.facts else ""
+    lead = (story_card(report.story) if report.story is not None else "") + verdicts + facts
     return page.render_page(report.title, subtitle=report.subtitle, sections=sections, lead=lead)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from histogen.report import page
 from histogen.report.stages import InterpolationRow, SourceRow
 
 
-def synthesis_section(rows: Sequence[SourceRow], title: str = "Real and generative tiles") -> page.Section:
+def synthesis_section(
+    rows: Sequence[SourceRow],
+    title: str = "Real and generative tiles",
+    *,
+    recognised: Mapping[str, Any] | None = None,
+) -> page.Section:
     """Return each real tile beside the generative tiles sampled from its embedding."""
     strips = []
     for row in rows:
@@ -22,7 +28,23 @@ def synthesis_section(rows: Sequence[SourceRow], title: str = "Real and generati
     )
     if any(row.consistency for row in rows):
         intro += " cos is the cosine between the embedding of the sample and the one that it was made from."
-    return page.section(title, page.rows_of(strips), intro=intro)
+    told = [page.verdict(recognised_sentence(recognised))] if recognised else []
+    return page.section(title, *told, page.rows_of(strips), intro=intro)
+
+
+def recognised_sentence(recognised: Mapping[str, Any]) -> str:
+    """Return how often a probe that learnt from real tiles names the class of real and of generative ones."""
+
+    def share(name: str) -> str:
+        low, high = recognised[name]["ci95"]
+        value = 100 * recognised[name]["balanced_accuracy"]
+        return f"{value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+    return (
+        f"A probe that learnt the classes from real training tiles names that of {share('real')} of "
+        f"{recognised['num_tiles']:,} real test tiles, and of {share('generative')} of the tiles made from these "
+        f"tiles' embeddings (chance {100 * recognised['chance']:.1f} %)."
+    )
 
 
 def interpolation_section(rows: Sequence[InterpolationRow], title: str = "Interpolated tiles") -> page.Section:

@@ -54,6 +54,35 @@ class InterpolationRow:
 
 
 @dataclass(frozen=True)
+class QueryRow:
+    """A tile and its nearest tiles under each encoder, with the class of each; the mappings are by encoder."""
+
+    query: Tile
+    label: str
+    neighbours: Mapping[str, Sequence[Tile]]
+    labels: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Some queries, and over all tiles the share of the ``count`` nearest that have the query's class, by encoder."""
+
+    rows: Sequence[QueryRow]
+    shares: Mapping[str, float]
+    count: int
+
+
+@dataclass(frozen=True)
+class Story:
+    """The first screen, for a reader who has never heard of the method: sentences, and commands to type."""
+
+    done: Sequence[str] = ()
+    found: Sequence[str] = ()
+    next: Sequence[str] = ()
+    commands: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Curve:
     """One training run: its name and its ``metrics.jsonl``."""
 
@@ -84,12 +113,16 @@ class StageTime:
 class RunReport:
     """Everything a page can show of a chain; what is left out is not shown.
 
-    ``benchmark`` and ``fidelity`` are the contents of their JSON files; ``configs`` maps a stage's name to its YAML.
+    ``benchmark`` and ``fidelity`` are the contents of their JSON files; ``recognised`` is how often a probe names the
+    class of real and of generative tiles; ``configs`` maps a stage's name to its YAML.
     """
 
     title: str
     subtitle: str = ""
+    story: Story | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    neighbours: Neighbours | None = None
+    recognised: Mapping[str, Any] | None = None
     slides: Sequence[SlidePicture] = ()
     sources: Sequence[SourceRow] = ()
     interpolations: Sequence[InterpolationRow] = ()

@@ -57,12 +57,16 @@ img { display: block; width: 100%; height: auto; border-radius: 6px; background:
 .strip { display: grid; gap: 5px; align-items: start; }
 .strip figcaption { text-align: center; margin-top: .15rem; font-size: .76rem; }
 .strip .given img { outline: 3px solid var(--accent); outline-offset: -3px; }
-.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 1rem 1.4rem; }
+.strip .right img { outline: 3px solid var(--good); outline-offset: -3px; }
+.strip .wrong img { outline: 3px dashed var(--bad); outline-offset: -3px; }
+.rows > *, .grid > *, .strip > * { min-width: 0; }
+.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 1rem 1.4rem; }
 .rows.wide { grid-template-columns: 1fr; }
 .over { position: relative; } .over svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .over rect { fill: var(--s2); fill-opacity: .16; stroke: var(--s2); stroke-width: .8;
   vector-effect: non-scaling-stroke; }
 svg.chart { width: 100%; height: auto; display: block; overflow: visible; font-size: 12px; }
+svg.forest { max-width: 640px; font-size: 14px; }
 svg.chart text { fill: var(--quiet); } svg.chart text.ink { fill: var(--ink); }
 svg.chart .gridline { stroke: var(--line); stroke-width: 1; }
 svg.chart .zero { stroke: var(--quiet); stroke-dasharray: 4 3; }
@@ -80,5 +84,16 @@ summary { cursor: pointer; font-weight: 600; } pre { overflow-x: auto; backgroun
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 ul.failures { color: var(--bad); margin: .2rem 0; padding-left: 1.1rem; }
 footer { color: var(--quiet); font-size: .85rem; max-width: 1180px; margin: 0 auto; padding: 0 1.5rem 3rem; }
+ul { margin: .2rem 0 .8rem; padding-left: 1.2rem; max-width: 76ch; } li { margin: .2rem 0; }
+@media (max-width: 640px) {
+  header { padding: 1.6rem .9rem .8rem; } main { padding: .8rem .6rem 2rem; } nav ul { padding: .5rem .9rem; }
+  nav { position: static; } h1 { font-size: 1.6rem; } section { padding: 1rem .9rem; border-radius: 10px; }
+  .facts { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); gap: .5rem; } svg.chart { font-size: 14px; }
+  table, tbody, tr, td { display: block; } thead { display: none; }
+  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; } td { border: 0; padding: .1rem 0; }
+  td.number { text-align: left; white-space: normal; padding-right: 0; }
+  td::before { content: attr(data-label) ": "; color: var(--quiet); } td:first-child { font-weight: 600; }
+  td:empty { display: none; }
+}
 @media print { nav { display: none; } section { break-inside: avoid; } }
 """

@@ -249,7 +249,7 @@ def render(canvas: Canvas, stain: Stain, thickness: np.ndarray) -> np.ndarray:
             light *= np.float32(stain.background[channel])
             pixels[rows, :, channel] = np.clip(light + np.float32(0.5), 0, 255)
     if stain.blur_um > 0:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), canvas.px(stain.blur_um))
+        cv2.GaussianBlur(pixels, (0, 0), canvas.px(stain.blur_um), dst=pixels)
     for top in range(0, height, 256):
         rows = slice(top, min(top + 256, height))
         sensor = canvas.noise_rows(rows.start, rows.stop, shift=2) * np.float32(stain.noise) + np.float32(0.5)

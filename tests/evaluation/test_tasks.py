@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,8 @@ def test_classes_are_those_that_occur_and_slides_are_the_clusters() -> None:
     assert task.cluster_count == ("slide", 2)
     np.testing.assert_array_equal(task.clusters, SLIDES[task.split.test])
     assert [note[:40] for note in caveats(task)] == [
-        "The test has 2 slides only: intervals ov", "1 tiles without a label were left out."[:40],
+        "The test has 2 slides only: intervals ov", "With 2 test slides p cannot fall below 0",
+        "1 tiles without a label were left out."[:40],
     ]  # fmt: skip
 
 
@@ -115,3 +118,18 @@ def test_small_problems_use_one_thread_and_give_the_others_back() -> None:
     with few_threads(torch.zeros(10, 10)):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("clusters", "shown"), [(4, False), (5, False), (6, True)])
+def test_a_test_of_too_few_slides_to_show_anything_says_so(clusters: int, shown: bool) -> None:
+    """Oracle: every exchange of whole slides, counted one by one, on the clearest difference there can be."""
+    groups = np.repeat(np.arange(2 * clusters), 2)
+    labels = np.tile([0, 1], 2 * clusters)
+    task = build_task(labels, ["a", "b"], groups=groups, split_codes=None, test_share=0.5, seed=0)
+    assert task.cluster_count == ("slide", clusters)
+    told = any("p cannot fall below" in note for note in caveats(task))
+    outcomes = [sum(1 if swap else -1 for swap in swaps) for swaps in product([False, True], repeat=clusters)]
+    least = sum(abs(outcome) == clusters for outcome in outcomes) / len(outcomes)
+    assert told == (least > 0.05) == (not shown)
+    if told:
+        assert any(f"below {least:.3g}" in note and "at least 6 test slides" in note for note in caveats(task))

@@ -12,10 +12,13 @@ import pytest
 from histogen.report.stages import (
     Curve,
     InterpolationRow,
+    Neighbours,
+    QueryRow,
     RunReport,
     SlidePicture,
     SourceRow,
     StageTime,
+    Story,
     Training,
 )
 
@@ -73,6 +76,25 @@ def full_report(tmp_path: Path, benchmark_json: dict[str, Any]) -> RunReport:
     return RunReport(
         title="Gen-SIS on drawn slides",
         subtitle="seed 0",
+        story=Story(["Slides were <drawn>."], ["DINO is better."], ["Take your own:"], ["histogen tile a & b"]),
+        neighbours=Neighbours(
+            [
+                QueryRow(
+                    tile(1),
+                    "glands",
+                    {"colour": [tile(2), tile(3)], "DINO": [tile(4), tile(5)]},
+                    {"colour": ["glands", "mucus"], "DINO": ["glands", "glands"]},
+                )
+            ],
+            {"colour": 0.5, "DINO": 0.75},
+            2,
+        ),
+        recognised={
+            "num_tiles": 321,
+            "chance": 1 / 6,
+            "real": {"balanced_accuracy": 0.8, "ci95": [0.7, 0.9]},
+            "generative": {"balanced_accuracy": 0.5, "ci95": [0.4, 0.6]},
+        },
         facts={"slides": 3, "real tiles": "363"},
         slides=slides,
         sources=[

@@ -11,12 +11,21 @@ from typing import Any
 
 from pydantic import model_validator
 
-from histogen.config import BulkConfig, load_config
+from histogen.config import BulkConfig, load_config, read_yaml
 from histogen.errors import ConfigError
+from histogen.pipelines.run.forecast import Reference
 from histogen.store.layout import SYNTHETIC
 
 StageSettings = dict[str, Any]
 """Keys of one stage's config; the key ``config`` names a YAML (a path, or one under configs/) to start from."""
+
+UNTRAINED: StageSettings = {
+    "optim": {"lr": 0.0, "num_steps": 30, "warmup_epochs": 0.0, "freeze_last_layer_epochs": 0.0},
+    "crops": {"num_local": 0},
+    "collapse": {"every": 31},
+}
+"""What makes of the settings of DINO those of the same network untrained: at rate 0 no weight moves, and batch
+normalisation, where there is any, gathers its statistics; with none it would lose to colour for that alone."""
 
 
 class RunConfig(BulkConfig):
@@ -41,6 +50,10 @@ class RunConfig(BulkConfig):
     train_eldm: StageSettings = {}
     synthesize: StageSettings = {}
     benchmark: StageSettings = {}
+    baselines: bool = True
+    """Also judge the same network untrained and a colour histogram: what DINO must beat to have learnt anything."""
+    reference: Reference | None = None
+    """How long each stage took on a known machine: foretells how long the chain takes here."""
 
     @model_validator(mode="after")
     def _one_source(self) -> RunConfig:
@@ -95,9 +108,14 @@ def chain(config: RunConfig) -> list[Stage]:
         judged = [out / "labelled.zarr"]
         shared = {key: value for key, value in config.import_images.items() if key in ("tile_px", "config")}
         add("labelled", "import_images", "ImportImagesConfig", shared, folder=config.labelled, out=judged[0])
-    dino, gen_dino = out / "dino", out / "gen-dino"
+    dino, gen_dino, untrained = out / "dino", out / "gen-dino", out / "untrained"
     autoencoder, eldm = out / "autoencoder", out / "eldm"
     add("dino", "pretrain.command", "PretrainConfig", config.pretrain, tiles=tiles, out=dino)
+    compared = [f"DINO={dino}", f"Gen-DINO={gen_dino}"]
+    if config.baselines:
+        add("untrained", "pretrain.command", "PretrainConfig", merged(config.pretrain, UNTRAINED), tiles=tiles,
+            out=untrained)  # fmt: skip
+        compared = ["colour=colour", f"untrained={untrained}", *compared]
     add("embed", "embed.command", "EmbedConfig", config.embed, tiles=tiles, encoder=str(dino))
     add("autoencoder", "train_autoencoder.command", "TrainAutoencoderConfig", config.train_autoencoder, tiles=tiles,
         out=autoencoder)  # fmt: skip
@@ -106,11 +124,20 @@ def chain(config: RunConfig) -> list[Stage]:
     for kind in SYNTHETIC:
         add(kind, "synthesize.command", "SynthesizeConfig", config.synthesize, tiles=tiles, eldm=eldm, kind=kind,
             out=out / kind)  # fmt: skip
-    add("gen-dino", "pretrain.command", "PretrainConfig", {**config.pretrain, **config.gen_pretrain}, tiles=tiles,
+    add("gen-dino", "pretrain.command", "PretrainConfig", merged(config.pretrain, config.gen_pretrain), tiles=tiles,
         generative=out / "generative", interpolated=out / "interpolated", out=gen_dino)  # fmt: skip
     add("benchmark", "benchmark.command", "BenchmarkConfig", config.benchmark, tiles=judged,
-        encoders=[f"DINO={dino}", f"Gen-DINO={gen_dino}"], out=out / "benchmark")  # fmt: skip
+        encoders=compared, out=out / "benchmark")  # fmt: skip
     return stages
+
+
+def merged(settings: StageSettings, changes: StageSettings) -> StageSettings:
+    """Return ``settings`` with ``changes`` over them, block by block."""
+    result = dict(settings)
+    for key, value in changes.items():
+        inner = result.get(key)
+        result[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return result
 
 
 def config_class_of(stage: Stage) -> type[Any]:
@@ -129,8 +156,10 @@ def stage_config(stage: Stage, config: RunConfig, config_class: type[Any]) -> An
     inherited = {
         key: value for key, value in common.items() if key in config_class.model_fields and key not in settings
     }
-    values = {**settings, **stage.given, **inherited}
-    return load_config(config_class, file=find_config(name) if name else None, flags=values)
+    file = find_config(name) if name else None
+    written = read_yaml(file) if file else {}
+    settings = merged({key: written[key] for key in settings if key in written}, settings)
+    return load_config(config_class, file=file, flags={**settings, **stage.given, **inherited})
 
 
 def find_config(name: str | Path) -> Path:

@@ -22,7 +22,7 @@ from histogen.pipelines.run.chain import (
     find_config,
     stage_config,
 )
-from histogen.pipelines.run.report import write_chain_report
+from histogen.pipelines.run.forecast import Forecast, measure_speed, minutes
 from histogen.store.tile_set import open_tiles
 
 __all__ = ["RunConfig", "find_config", "run"]
@@ -38,19 +38,35 @@ def run(config: RunConfig) -> Outcome:
         stage_config(stage, config, config_class_of(stage))
     _claim(config)
     console = Console(stderr=True)
+    forecast = _forecast(config, console)
     records = {record.name: record for record in _read_records(config.out)}
     for number, stage in enumerate(stages := chain(config), start=1):
         console.print(f"[bold]{number}/{len(stages) + 1} {stage.name}[/bold]")
         record = run_stage(stage, config, earlier=records.get(stage.name))
         console.print(record.summary, highlight=False, soft_wrap=True)
-        console.print("(done before)" if record.skipped else f"({record.seconds:,.1f} s)", style="dim", highlight=False)
+        took = "done before" if record.skipped else f"{record.seconds:,.1f} s"
+        if forecast is not None:
+            forecast.finished(stage.name, None if record.skipped else record.seconds)
+            took += f"; {minutes(forecast.left())} left"
+        console.print(f"({took})", style="dim", highlight=False)
         records[stage.name] = record
         _write_records(config.out, list(records.values()))
     console.print(f"[bold]{len(stages) + 1}/{len(stages) + 1} report[/bold]")
+    from histogen.pipelines.run.report import write_chain_report  # needs torch, which checking a config does not
+
     page, summary = write_chain_report(config, list(records.values()))
     finish_output(config.out, report=str(page.relative_to(config.out)))
     failures = tuple(failure for record in records.values() for failure in record.failures)
     return Outcome(config.out, f"{summary}\nreport: {page}", failures)
+
+
+def _forecast(config: RunConfig, console: Console) -> Forecast | None:
+    """Measure this machine and say how long the chain will take, where it was timed on a known one."""
+    if config.reference is None:
+        return None
+    forecast = Forecast(config.reference, [stage.name for stage in chain(config)], measure_speed(config.device))
+    console.print(f"On this machine this will take {minutes(forecast.left())}.", highlight=False)
+    return forecast
 
 
 def run_stage(stage: Stage, config: RunConfig, *, earlier: StageRecord | None) -> StageRecord:

@@ -12,16 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 import histogen
+from histogen.files import write_atomic
+from histogen.pipelines.benchmark.command import load_task
+from histogen.pipelines.benchmark.config import BenchmarkConfig
 from histogen.pipelines.outputs import CONFIG_NAME, read_run
 from histogen.pipelines.run.chain import RunConfig, StageRecord, chain, stage_config
+from histogen.pipelines.run.neighbours import find_neighbours, judged_encoders
+from histogen.pipelines.run.recognised import recognise
 from histogen.report.benchmark import difference_sentence, interval_text
 from histogen.report.run_report import write_report
-from histogen.report.stages import Curve, InterpolationRow, RunReport, SlidePicture, SourceRow, StageTime, Training
+from histogen.report.samples import recognised_sentence
+from histogen.report.stages import (
+    Curve,
+    InterpolationRow,
+    Neighbours,
+    RunReport,
+    SlidePicture,
+    SourceRow,
+    StageTime,
+    Story,
+    Training,
+)
+from histogen.report.story import findings
 from histogen.seeds import derive_seed, numpy_rng
 from histogen.store.tile_set import TileSet, open_tiles
 from histogen.training.journal import JOURNAL_NAME
 
-REPORT_NAME = "report.html"
+REPORT_NAME, FIGURES_NAME = "report.html", "report.json"
 NUM_SOURCES = 16
 NUM_SAMPLES = 3
 NUM_INTERPOLATIONS = 6
@@ -36,9 +53,13 @@ def write_chain_report(config: RunConfig, records: Sequence[StageRecord]) -> tup
     sources, interpolations = sample_pictures(tiles, config)
     benchmark_file = out / "benchmark" / "benchmark.json"
     benchmark = json.loads(benchmark_file.read_text()) if benchmark_file.exists() else None
+    neighbours, recognised = looked_at(config, tiles, benchmark)
     report = RunReport(
         title="Gen-SIS, from tiles to encoders",
         subtitle=f"histogen {histogen.__version__} · {out}",
+        story=story(config, tiles, benchmark, recognised),
+        neighbours=neighbours,
+        recognised=recognised,
         facts={"tiles": f"{len(tiles):,}", "stores": len(tiles.stores), "tile side": f"{tiles.tile_px} px"},
         slides=slide_pictures(tiles, out / "tiles" / "thumbnails", seed=config.seed),
         sources=sources,
@@ -49,11 +70,76 @@ def write_chain_report(config: RunConfig, records: Sequence[StageRecord]) -> tup
         configs={path.parent.name: path.read_text() for path in sorted(out.glob(f"*/{CONFIG_NAME}"))},
         provenance=provenance(config, tiles),
     )
-    return write_report(out / REPORT_NAME, report), "\n".join(last_lines(benchmark))
+    figures = {
+        "benchmark": benchmark and {key: benchmark[key] for key in ("encoders", "differences", "clusters", "notes")},
+        "same_class_among_nearest": neighbours and {"k": neighbours.count, **neighbours.shares},
+        "generative_tiles_recognised": recognised,
+        "seconds": {r.name: round(r.seconds, 1) for r in records},
+    }
+    write_atomic(out / FIGURES_NAME, json.dumps(figures, indent=1))
+    return write_report(out / REPORT_NAME, report), "\n".join(last_lines(benchmark, recognised))
 
 
-def last_lines(benchmark: Mapping[str, Any] | None) -> list[str]:
-    """Return k-NN accuracy of each encoder with its interval, and the difference, as measured."""
+def looked_at(
+    config: RunConfig, tiles: TileSet, benchmark: Mapping[str, Any] | None
+) -> tuple[Neighbours | None, dict[str, Any] | None]:
+    """Return the nearest tiles under each judged encoder, and how well generative tiles are recognised.
+
+    Both need labels. The second needs generative tiles of the judged ones: it is left out where others were judged.
+    """
+    if benchmark is None:
+        return None, None
+    stage = next(stage for stage in chain(config) if stage.name == "benchmark")
+    settings: BenchmarkConfig = stage_config(stage, config, BenchmarkConfig)
+    judged = open_tiles(settings.tiles)
+    task = load_task(judged, settings)
+    encoders = judged_encoders(benchmark)
+    neighbours = find_neighbours(judged, task, encoders, seed=config.seed)
+    if config.labelled is not None or "DINO" not in encoders:
+        return neighbours, None
+    made = open_tiles(config.out / "generative")
+    return neighbours, recognise(
+        tiles, task, made, encoder=config.out / "dino", rows=encoders["DINO"], seed=config.seed
+    )
+
+
+def story(
+    config: RunConfig, tiles: TileSet, benchmark: Mapping[str, Any] | None, recognised: Mapping[str, Any] | None
+) -> Story:
+    """Return what a reader who has never heard of Gen-SIS must know of this run."""
+    what = {True: "images", False: "slides"}[config.images is not None]
+    number = len(tiles.stores)
+    if config.draw is not None:
+        first = (
+            f"{number} slides were drawn by this program, with six kinds of tissue, each slide with stains and a "
+            f"scanner of its own. No slide is real, and each training lasts a minute or two: this shows how the method "
+            "works, not how well."
+        )
+    else:
+        first = f"The {what} given were read; trainings were as long as their configs say."
+    done = [
+        first,
+        f"{len(tiles):,} tiles of {tiles.tile_px} x {tiles.tile_px} pixels were cut from them.",
+        "An encoder learnt from the tiles without any labels (DINO): it turns a tile into a list of numbers that are "
+        "alike for tiles that look alike.",
+        "A diffusion model learnt to draw a tile from these numbers alone. It drew a new tile for each tile, and tiles "
+        "between pairs of tiles.",
+        "A second encoder (Gen-DINO) learnt from real and drawn tiles together. This is the method Gen-SIS.",
+    ]
+    found = ["The encoders were not compared: the tiles have no labels."] if benchmark is None else findings(benchmark)
+    if recognised is not None:
+        found.append(recognised_sentence(recognised))
+    following = ["Run the same on your own slides, at the same small size; then take a longer recipe, and a GPU:"]
+    commands = [
+        "histogen run run/quick.yaml --set slides=[my_slides/] --out runs/quick",
+        "histogen tile my_slides/ --out tiles/",
+        "histogen pretrain tiles/ --out runs/dino --config pretrain/histopathology.yaml",
+    ]
+    return Story(done, found, following, commands)
+
+
+def last_lines(benchmark: Mapping[str, Any] | None, recognised: Mapping[str, Any] | None) -> list[str]:
+    """Return k-NN accuracy of each encoder with its interval, and the differences, as measured."""
     if benchmark is None:
         return ["the encoders were not compared: the tiles have no labels; pass --set labelled=FOLDER"]
     lines = []
@@ -61,7 +147,8 @@ def last_lines(benchmark: Mapping[str, Any] | None) -> list[str]:
         score = interval_text(encoder["knn"]["balanced_accuracy"], encoder["knn"]["ci95"])
         lines.append(f"{encoder['name']:<9} k-NN balanced accuracy {score} %")
     wanted = "knn.balanced_accuracy"
-    return lines + [difference_sentence(d) for d in benchmark["differences"] if d["metric"] == wanted]
+    lines += [difference_sentence(d) for d in benchmark["differences"] if d["metric"] == wanted]
+    return lines if recognised is None else [*lines, recognised_sentence(recognised)]
 
 
 def sample_pictures(tiles: TileSet, config: RunConfig) -> tuple[list[SourceRow], list[InterpolationRow]]:

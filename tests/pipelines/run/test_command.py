@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from histogen.errors import ConfigError
-from histogen.pipelines.run.chain import RunConfig
+from histogen.pipelines.benchmark.command import load_task
+from histogen.pipelines.benchmark.config import BenchmarkConfig
+from histogen.pipelines.outputs import read_config
+from histogen.pipelines.pretrain.config import PretrainConfig
+from histogen.pipelines.run.chain import RunConfig, merged
 from histogen.pipelines.run.command import run
+from histogen.seeds import derive_seed
+from histogen.ssl.networks import build_networks
 from histogen.store.tile_set import open_tiles
 
 TINY: dict[str, Any] = {
@@ -43,6 +50,9 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+REFERENCE = {"speed": 50.0, "seconds": {"slides": 100.0, "report": 20.0}}
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("chain") / "run"
@@ -53,8 +63,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_stage_leaves_its_output_and_the_page_shows_the_measured_figures(done: Path) -> None:
     stages = [row["name"] for row in json.loads((done / "stages.json").read_text())]
     assert stages == [
-        "slides", "tiles", "dino", "embed", "autoencoder", "eldm", "generative", "interpolated", "gen-dino",
-        "benchmark",
+        "slides", "tiles", "dino", "untrained", "embed", "autoencoder", "eldm", "generative", "interpolated",
+        "gen-dino", "benchmark",
     ]  # fmt: skip
     page = (done / "report.html").read_text()
     benchmark = json.loads((done / "benchmark" / "benchmark.json").read_text())
@@ -89,6 +99,50 @@ def test_a_second_run_skips_what_is_done_and_keeps_every_byte(done: Path) -> Non
     outcome = run(RunConfig(out=done, **TINY))
     assert "report:" in outcome.summary
     assert {path: path.read_bytes() for path in done.rglob("*.safetensors")} == before
+
+
+def test_it_says_how_long_it_will_take_and_what_is_left(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(RunConfig(out=done, reference=REFERENCE, **TINY))
+    said = capsys.readouterr().err
+    assert "On this machine this will take " in said
+    assert said.count(" left)") == 11
+
+
+def test_the_untrained_network_has_the_weights_that_dino_began_with(done: Path) -> None:
+    """Oracle: the networks as they are built from the run's seed."""
+    settings = PretrainConfig.model_validate(read_config(done / "dino"))
+    begun = build_networks(settings, seed=derive_seed(settings.seed, "weights"))[1].backbone.state_dict()
+    untrained = load_file(done / "untrained" / "encoder" / "model.safetensors")
+    assert {key: value.tolist() for key, value in untrained.items()} == {k: v.tolist() for k, v in begun.items()}
+    trained = load_file(done / "dino" / "encoder" / "model.safetensors")
+    assert any(trained[key].tolist() != value.tolist() for key, value in begun.items())
+
+
+def test_the_figures_beside_the_page_are_those_of_plain_loops(done: Path) -> None:
+    figures = json.loads((done / "report.json").read_text())
+    benchmark = json.loads((done / "benchmark" / "benchmark.json").read_text())
+    assert figures["benchmark"]["encoders"] == benchmark["encoders"]
+    assert list(figures["same_class_among_nearest"]) == ["k", "colour", "untrained", "DINO", "Gen-DINO"]
+    tiles = open_tiles(done / "tiles")
+    task = load_task(tiles, BenchmarkConfig(tiles=[done / "tiles"], encoders=["colour"], out=done, test_share=0.34))
+    embeddings = tiles.embeddings(benchmark["encoders"][2]["card"]["name"]).astype(np.float64)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    shares: dict[int, list[float]] = {}
+    for query in task.split.test:
+        nearest = sorted(task.split.train, key=lambda i, q=query: -float(embeddings[q] @ embeddings[i]))[:5]
+        alike = np.mean([task.labels[i] == task.labels[query] for i in nearest])
+        shares.setdefault(int(task.labels[query]), []).append(float(alike))
+    expected = np.mean([np.mean(values) for values in shares.values()])
+    assert figures["same_class_among_nearest"]["DINO"] == pytest.approx(expected, abs=0.02)
+    recognised = figures["generative_tiles_recognised"]
+    assert recognised["num_tiles"] == len(task.split.test)
+    assert recognised["chance"] == pytest.approx(1 / len(set(task.test_labels)))
+    linear = next(e for e in benchmark["encoders"] if e["name"] == "DINO")["linear"]["balanced_accuracy"]
+    assert recognised["real"]["balanced_accuracy"] == pytest.approx(linear)
+
+
+def test_blocks_of_settings_are_laid_over_each_other() -> None:
+    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
 
 
 def test_other_settings_are_refused_and_named(done: Path) -> None:
