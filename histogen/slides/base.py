@@ -274,6 +274,8 @@ def open_slide(
             raise type(error)(f"slide '{path}' cannot be opened: {error}") from error
         except HistogenError as error:
             reasons.append(str(error))
+        except Exception as error:  # noqa: BLE001  odd bytes make a library raise whatever they lead it to
+            reasons.append(f"the {name} reader cannot follow it: {str(error) or type(error).__name__}")
     raise SlideError(f"slide '{path}' cannot be opened ({'; '.join(reasons)}); check that it is a whole slide image")
 
 

@@ -23,11 +23,14 @@ from histogen.slides.base import WHITE, BaseSlide
 from histogen.slides.pyramid import Stored
 from histogen.slides.resample import EXACT
 from histogen.slides.tiff_layout import TiffLevel, open_layout
+from histogen.slides.tiff_pixels import check_payload
 
 CACHE_BYTES = 96 * 2**20
 """Decoded tiles kept, per slide; :mod:`histogen.tiles.extract` reads wide slides in blocks that fit."""
 CHROMA_STEP = {"420": (2, 2), "422": (2, 1)}
 """Subsampling to the pixels (across, down) that share a chroma sample."""
+MAX_TAIL = 65536
+"""Bytes that a packed tile may hold beyond its pixels; more are not unpacked, whatever a file promises."""
 JPEG_TAIL = 64
 """Within this many bytes of its end a JPEG must say that it ends; some writers pad."""
 
@@ -200,9 +203,11 @@ def decode_tile(level: TiffLevel, payload: bytes, out: np.ndarray | None = None)
             payload, tables=level.tables, colorspace=level.colorspace, outcolorspace="RGB", out=out
         )
     elif level.codec == "jpeg2000":
+        check_payload(payload, level.tile)
         tile = imagecodecs.jpeg2k_decode(payload)
     else:
-        raw = payload if level.codec == "none" else getattr(imagecodecs, f"{level.codec}_decode")(payload)
+        size = shape[0] * shape[1] * 3 + MAX_TAIL
+        raw = payload if level.codec == "none" else getattr(imagecodecs, f"{level.codec}_decode")(payload, out=size)
         tile = np.frombuffer(raw, np.uint8)
         tile = tile[: shape[0] * shape[1] * 3].reshape(shape)
         if level.differences:

@@ -21,6 +21,7 @@ from histogen.slides.tiff_pixels import (
     Pieces,
     check_depth,
     check_kind,
+    check_sizes,
     is_plain,
     piece_extent,
     piece_places,
@@ -34,7 +35,8 @@ COMPOSED = ("is_ndpi", "is_philips", "is_bif", "is_scn")
 """Scanners' layouts that OpenSlide knows, with missing, padded or overlapping tiles, or several images."""
 OTHERS = (*COMPOSED, "is_stk", "is_lsm", "is_fluoview")
 MAX_DIRECTORIES = 10_000
-FOLLOWED = (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, RuntimeError, OSError)
+FOLLOWED = (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, RuntimeError, OSError,
+            TypeError, ArithmeticError, AttributeError)  # fmt: skip
 """What following a file that is no TIFF, or a damaged one, ends in."""
 
 
@@ -111,12 +113,27 @@ def read_about(path: Path) -> TiffAbout | None:
             ome = read_ome(tiff.ome_metadata or "") if tiff.is_ome else OmeImage()
             if not any(getattr(tiff, name) for name in COMPOSED):
                 colour_planes(tiff, ome)
-                check_depth(tiff.pages.first)
+                _check_for_others(tiff.pages.first)
             return _about(tiff, ome)
     except FOLLOWED as error:
         if isinstance(error, RefusedSlideError):
             raise
         return None
+
+
+def _check_for_others(first: Any) -> None:
+    """Refuse what another reader would show wrongly, or ask the memory of more than a file for.
+
+    Raises:
+        RefusedSlideError: its samples have more than 8 bits, or its tiles are too large or too few.
+    """
+    check_depth(first)
+    if first.is_tiled:
+        tile = piece_extent(first)
+        planes = first.samplesperpixel if first.planarconfig == 2 else 1
+        needed = -(-first.imagewidth // tile.width) * -(-first.imagelength // tile.height) * planes
+        if len(first.dataoffsets) < needed:
+            raise RefusedSlideError(f"it lists {len(first.dataoffsets)} tiles where {needed} are needed; copy it again")
 
 
 def _layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
@@ -129,6 +146,7 @@ def _layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         raise SlideError(f"the layout of {odd[0]} is not plain")
     if not first.is_tiled:
         _check_strips(tiff, path)
+    check_sizes(first)
     check_kind(first)
     groups = _planes(tiff) if order is not None and first.samplesperpixel == 1 else [[page] for page in _levels(tiff)]
     levels = [groups[0], *(group for group in groups[1:] if _is_level(group[0], first, aperio=tiff.is_svs))]

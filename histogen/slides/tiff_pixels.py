@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ RAW_PIECE_BYTES = 2**22
 NUM_LOOKS = 64
 """Stored tiles whose values are looked at, to learn how many of 16 bits are used."""
 UNCOMPRESSED, JPEG, YCBCR = 1, 7, 6
+MAX_EXCESS = 4
+"""How many times the pixels of its tile a compressed picture may have; tiles at the edge may be stored whole."""
 
 Decode = Callable[[bytes, int], np.ndarray]
 """(payload, its index) to [H, W, samples] of whole stored tiles."""
@@ -74,6 +77,19 @@ def is_plain(page: Any) -> bool:
     """Whether the tiles of a directory are 8-bit RGB, or YCbCr in JPEG."""
     plain = page.samplesperpixel == 3 and page.bitspersample == 8 and page.planarconfig == 1 and page.is_tiled
     return bool(plain and page.photometric in (2, 6) and page.predictor in (1, 2) and page.fillorder == 1)
+
+
+def check_sizes(page: Any) -> None:
+    """Decline a directory whose extents are no extents.
+
+    Raises:
+        SlideError: one of them is not a whole number above zero, or too large.
+    """
+    names = ["imagewidth", "imagelength", *(["tilewidth", "tilelength"] if page.is_tiled else ["rowsperstrip"])]
+    for name in names:
+        value = getattr(page, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 < value < 2**32:
+            raise SlideError(f"its {name} is {value!r}, which is no number of pixels")
 
 
 def check_depth(page: Any) -> None:
@@ -191,9 +207,10 @@ def _raw_decoder(page: Any, piece: Extent) -> Decode:
 
 
 def _decoder(page: Any) -> Decode:
-    tables, decode_page = page.jpegtables, page.decode
+    tables, decode_page, extent = page.jpegtables, page.decode, piece_extent(page)
 
     def decode(payload: bytes, index: int) -> np.ndarray:
+        check_payload(payload, extent)
         try:
             decoded, _, _ = decode_page(payload, index, jpegtables=tables, _fullsize=True)
         except (NotImplementedError, TypeError, IndexError, KeyError) as error:
@@ -201,6 +218,38 @@ def _decoder(page: Any) -> Decode:
         return np.asarray(decoded[0])
 
     return decode
+
+
+def check_payload(payload: bytes, tile: Extent) -> None:
+    """Refuse a JPEG or JPEG 2000 whose header asks for far more pixels than its tile has.
+
+    Raises:
+        ValueError: it does.
+    """
+    size = jpeg2000_extent(payload) or jpeg_extent(payload)
+    if size is not None and size.width * size.height > MAX_EXCESS * tile.width * tile.height:
+        raise ValueError(f"its header says {size.width} x {size.height} px, the tile has {tile.width} x {tile.height}")
+
+
+def jpeg2000_extent(payload: bytes) -> Extent | None:
+    """The extent that a JPEG 2000 codestream, bare or in a JP2 file, says it has; None where there is none."""
+    at = payload.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if at < 0 or len(payload) < at + 24:
+        return None
+    right, bottom, left, top = struct.unpack(">4I", payload[at + 8 : at + 24])
+    return Extent(max(0, right - left), max(0, bottom - top))
+
+
+def jpeg_extent(payload: bytes) -> Extent | None:
+    """The extent in a JPEG's frame header; None where there is none."""
+    at = 2 if payload[:2] == b"\xff\xd8" else len(payload)
+    while at + 9 <= len(payload) and payload[at] == 0xFF:
+        marker = payload[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">2H", payload[at + 5 : at + 9])
+            return Extent(width, height)
+        at += 2 + int.from_bytes(payload[at + 2 : at + 4], "big")
+    return None
 
 
 def white_of(pages: Sequence[Any], coarsest: Sequence[Any], stated: int | None) -> int:
