@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -519,5 +520,5 @@ def test_97_of_100_are_done(tmp_path: Path) -> None:
     assert failed == ["n010", "n020", "n030"]
     assert sum(row["tiles"] == 4 for row in rows) == 97
     page = (tmp_path / "tiles" / "report.html").read_text()
-    assert page.count("<td>n0") == 100
+    assert len(re.findall("<td[^>]*>n0", page)) == 100
     assert "n010.svs&#x27; cannot be opened: the file is cut" in page
