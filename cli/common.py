@@ -111,5 +111,7 @@ def finish(outcome: Outcome) -> None:
     for failure in outcome.failures:
         typer.echo(f"failed: {failure}", err=True)
     typer.echo(outcome.summary)
+    if outcome.page is not None:
+        typer.echo(f"report: {outcome.page}")
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)

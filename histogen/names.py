@@ -14,6 +14,7 @@ from histogen.errors import ConfigError
 
 READERS = {
     "native": "histogen.slides.native:NativeSlide",
+    "image": "histogen.slides.flat:FlatSlide",
     "openslide": "histogen.slides.openslide:OpenSlideSlide",
     "tiatoolbox": "histogen.slides.tiatoolbox:TiatoolboxSlide",
 }

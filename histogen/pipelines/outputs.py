@@ -31,12 +31,13 @@ def records_folder(out: Path) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage did: where it is, one line about it, and a sentence for each unit that failed."""
+    """What a stage did: where it is, one line about it, a sentence for each unit that failed, and its page."""
 
     out: Path
     summary: str
     failures: tuple[str, ...] = ()
     results: Mapping[str, Any] = field(default_factory=dict)
+    page: Path | None = None
 
     @property
     def exit_code(self) -> int:

@@ -29,8 +29,10 @@ SAME_MPP = 0.01
 LEVEL_TOLERANCE = 1.001
 """A level up to 0.1 % coarser than what is asked for is read without going one level finer."""
 
-TIATOOLBOX_SUFFIXES = (".jp2", ".zarr", ".png", ".jpg", ".jpeg")
-"""Files that TIAToolbox may open where OpenSlide does not. TIFFs are read as much by the native reader."""
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2"))
+"""Flat images, which no slide library is needed for."""
+TIATOOLBOX_SUFFIXES = (".jp2", ".zarr")
+"""Files that TIAToolbox may open where no other reader does."""
 
 
 class Level(NamedTuple):
@@ -254,7 +256,7 @@ def open_slide(
         path: a file, or a folder of DICOM files that make up one slide.
         mpp: microns per pixel of level 0, when the user knows better than the file.
         gap_mpp: the same, for a file that does not state it.
-        reader: a name of ``names.READERS``, or ``auto``: native, then openslide, then tiatoolbox.
+        reader: a name of ``names.READERS``, or ``auto``: those that may know the file, in their order there.
         slide_id: defaults to :func:`slide_id_of`.
 
     Raises:
@@ -281,8 +283,14 @@ def open_slide(
 
 def _readers_for(path: Path) -> list[str]:
     """TIAToolbox takes seconds to import (torch comes with it): only files that it may know better are its own."""
-    may = {"native": path.is_file() and is_tiff(path), "tiatoolbox": path.suffix.lower() in TIATOOLBOX_SUFFIXES}
-    return [name for name in READERS if may.get(name, True)]
+    is_image, tiff = path.suffix.lower() in IMAGE_SUFFIXES, path.is_file() and is_tiff(path)
+    may = {
+        "native": tiff,
+        "image": is_image and not tiff,
+        "openslide": tiff or not is_image,
+        "tiatoolbox": path.suffix.lower() in TIATOOLBOX_SUFFIXES,
+    }
+    return [name for name in READERS if may[name]]
 
 
 def require_mpp(slide: Slide) -> Mpp:
@@ -292,8 +300,12 @@ def require_mpp(slide: Slide) -> Mpp:
         MissingMppError: it is not known.
     """
     if slide.mpp is None:
+        is_tile = (
+            "; if it is a tile, and no slide, put its folder into a store: histogen import-images FOLDER --out STORE"
+        )
         raise MissingMppError(
             f"slide '{slide.slide_id}' has no mpp in its file; add a column 'mpp' to the manifest or pass --slide-mpp"
+            f"{is_tile if slide.path.suffix.lower() in IMAGE_SUFFIXES else ''}"
         )
     return slide.mpp
 

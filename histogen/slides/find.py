@@ -11,7 +11,7 @@ from pathlib import Path
 
 from histogen.errors import ConfigError
 from histogen.manifest import SlideRecord, read_slide_manifest
-from histogen.slides.base import slide_id_of
+from histogen.slides.base import IMAGE_SUFFIXES, slide_id_of
 from histogen.slides.dicom import DicomFile, DicomSlide, dicom_slide, dicom_slides, is_dicom, read_dicom, without_lower
 from histogen.slides.tiff_metadata import is_tiff_head
 
@@ -20,7 +20,7 @@ SUFFIXES = frozenset(f"{SLIDES} .dcm .dicom .dic".split())
 """Files in a folder that are taken for slides; a file that is named by the user is always tried."""
 NOT_READ = frozenset(".vsi .ets .isyntax .i2syntax .sdpc .kfb .tmap .lif .zvi .nd2 .lsm .stk .mds .afi".split())  # noqa: SIM905
 """Microscopes' formats that no reader here knows."""
-IMAGES = frozenset(".png .jpg .jpeg .bmp .gif .webp".split())  # noqa: SIM905
+IMAGES = IMAGE_SUFFIXES - {".jp2"}
 LOOKS_LIKE_IMAGES = "look like images, which `histogen import-images` makes tiles of"
 ENDINGS_OF_COPIES = frozenset(".bak .old .orig .tmp .part .partial .crdownload .download .gz .zip".split())  # noqa: SIM905
 WITH_FOLDER = (".mrxs", ".vms", ".vmu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -59,10 +61,28 @@ class TiatoolboxSlide(BaseSlide):
 
 
 def _open_reader(slide: BaseSlide) -> Any:
-    try:
-        from tiatoolbox.wsicore.wsireader import WSIReader
-    except ImportError as error:
-        raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
+    reader = _wsi_reader()
     if slide.path.suffix != ".zarr" and dicom_slide(slide.path) is not None:
         raise SlideError("DICOM is read by OpenSlide")
-    return WSIReader.open(slide.path, post_proc=None)  # else channels are mixed to colours
+    return reader.open(slide.path, post_proc=None)  # else channels are mixed to colours
+
+
+def _wsi_reader() -> Any:
+    """Import TIAToolbox's reader; that it sets up the root logger, and warns there of what is said anyway is undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from tiatoolbox.wsicore.wsireader import WSIReader
+    except ImportError as error:
+        raise MissingDependencyError("TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'") from error
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    if _is_no_warning_of_tiatoolbox not in root.filters:
+        root.addFilter(_is_no_warning_of_tiatoolbox)
+    return WSIReader
+
+
+def _is_no_warning_of_tiatoolbox(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.WARNING or "tiatoolbox" not in record.pathname

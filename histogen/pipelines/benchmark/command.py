@@ -63,7 +63,7 @@ def run(config: BenchmarkConfig) -> Outcome:
     settings = {"benchmark": (out / CONFIG_NAME).read_text()}
     write_report(out / PAGE_NAME, RunReport("Benchmark of encoders", benchmark=benchmark, configs=settings))
     finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME, page=PAGE_NAME)
-    return Outcome(out, benchmark_text(benchmark), results=benchmark)
+    return Outcome(out, benchmark_text(benchmark), results=benchmark, page=out / PAGE_NAME)
 
 
 def load_slides(tiles: TileSet, config: BenchmarkConfig) -> tuple[SlideTask, list[str]]:

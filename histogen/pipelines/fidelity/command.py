@@ -95,7 +95,7 @@ def run(config: FidelityConfig) -> Outcome:
     samples += [_samples(name, tiles, sets.real, config.seed) for name, tiles in sets.synthetic.items()]
     write_fidelity_page(out / PAGE_NAME, fidelity, pairs, samples=samples, config=(out / CONFIG_NAME).read_text())
     finish_output(out, fidelity=JSON_NAME, page=PAGE_NAME)
-    return Outcome(out, fidelity_text(fidelity), results=fidelity)
+    return Outcome(out, fidelity_text(fidelity), results=fidelity, page=out / PAGE_NAME)
 
 
 def compared_size(sets: _Sets, settings: FidelitySettings) -> int:

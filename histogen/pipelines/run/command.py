@@ -57,7 +57,7 @@ def run(config: RunConfig) -> Outcome:
     page, summary = write_chain_report(config, list(records.values()))
     finish_output(config.out, report=str(page.relative_to(config.out)))
     failures = tuple(failure for record in records.values() for failure in record.failures)
-    return Outcome(config.out, f"{summary}\nreport: {page}", failures)
+    return Outcome(config.out, summary, failures, page=page)
 
 
 def _forecast(config: RunConfig, console: Console) -> Forecast | None:

@@ -72,7 +72,13 @@ def run(config: TileConfig) -> Outcome:
     sentences = tuple(sentence for row in rows for sentence in row.failures)
     if not cut.failures:
         finish_output(out, tiles=report["tiles"], failures=len(sentences))
-    return Outcome(config.out, _summary(config, rows, cut.seconds, found), sentences, {"tiles": report["tiles"]})
+    return Outcome(
+        config.out,
+        _summary(config, rows, cut.seconds, found),
+        sentences,
+        {"tiles": report["tiles"]},
+        page=out / PAGE_NAME,
+    )
 
 
 def _check_files(config: TileConfig, sources: list[SlideRecord]) -> None:
@@ -143,10 +149,12 @@ def _summary(config: TileConfig, rows: list[SlideRow], seconds: float, found: Fo
     whole = len({row.slide_id for row in rows}) - failed
     tiles = sum(row.tiles for row in rows)
     text = f"{config.out}: {tiles:,} tiles of {whole} slides in {seconds:.1f} s"
+    if not whole and not tiles:
+        text = f"{config.out}: no slide could be tiled"
     flagged = [row for row in rows if row.flags]
     if flagged:
         others = f" and {len(flagged) - 1} more" if len(flagged) > 1 else ""
         text += f"; to be looked at: {flagged[0].slide_id} ({'; '.join(flagged[0].flags)}){others}"
     if found.left:
         text += f"; not taken: {found.sentence}"
-    return f"{text}; {failed} slides have failures, see {config.out / REPORT_NAME}" if failed else text
+    return f"{text}; {failed} slides have failures" if failed else text

@@ -97,7 +97,7 @@ def test_a_second_run_skips_what_is_done_and_keeps_every_byte(done: Path) -> Non
     before = {path: path.read_bytes() for path in done.rglob("*.safetensors")}
     assert before
     outcome = run(RunConfig(out=done, **TINY))
-    assert "report:" in outcome.summary
+    assert outcome.page == done / "report.html"
     assert {path: path.read_bytes() for path in done.rglob("*.safetensors")} == before
 
 

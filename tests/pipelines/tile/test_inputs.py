@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from histogen.errors import ConfigError
 from histogen.geometry import Extent
@@ -175,3 +176,21 @@ def test_slide_mpp_fills_gaps_and_does_not_correct(slide: Path, tmp_path: Path) 
     assert f"mpp 0.75 is stated, {said}" in stated["corrected"]["flags"]
     assert stated["silent"]["flags"] == []
     assert "to be looked at" in outcome.summary
+
+
+def test_a_command_s_last_line_names_its_page(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from histogen.cli.common import finish
+
+    outcome = tile(slide, tmp_path / "tiles")
+    assert outcome.page is not None
+    assert outcome.page.is_file()
+    finish(outcome)
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'tiles' / 'report.html'}"
+
+
+def test_an_image_that_is_a_tile_is_answered_with_what_to_type(tmp_path: Path) -> None:
+    Image.fromarray(np.full((96, 96, 3), 200, np.uint8)).save(tmp_path / "tile.png")
+    outcome = tile(tmp_path / "tile.png", tmp_path / "tiles")
+    assert outcome.summary.endswith("no slide could be tiled; 1 slides have failures")
+    assert "pass --slide-mpp" in outcome.failures[0]
+    assert outcome.failures[0].endswith("histogen import-images FOLDER --out STORE")
