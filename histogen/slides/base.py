@@ -287,7 +287,7 @@ def _readers_for(path: Path) -> list[str]:
     may = {
         "native": tiff,
         "image": is_image and not tiff,
-        "openslide": tiff or not is_image,
+        "openslide": path.suffix != ".zarr" and (tiff or not is_image),
         "tiatoolbox": path.suffix.lower() in TIATOOLBOX_SUFFIXES,
     }
     return [name for name in READERS if may[name]]
