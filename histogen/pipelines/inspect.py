@@ -206,6 +206,7 @@ def _slide(path: Path) -> Iterable[RenderableType]:
                 "extent": f"{slide.extent.width:,} x {slide.extent.height:,} px",
                 "mpp": mpp,
                 "objective": f"{slide.objective_power:g}x" if slide.objective_power else "not stated",
+                **({"look at": "; ".join(slide.flags())} if slide.flags() else {}),
             }
         )
         table = Table("level", "extent (px)", "downsample")

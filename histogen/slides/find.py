@@ -12,7 +12,16 @@ from pathlib import Path
 from histogen.errors import ConfigError
 from histogen.manifest import SlideRecord, read_slide_manifest
 from histogen.slides.base import IMAGE_SUFFIXES, slide_id_of
-from histogen.slides.dicom import DicomFile, DicomSlide, dicom_slide, dicom_slides, is_dicom, read_dicom, without_lower
+from histogen.slides.dicom import (
+    DicomFile,
+    DicomSlide,
+    dicom_file,
+    dicom_slide,
+    dicom_slides,
+    is_dicom,
+    read_dicom,
+    without_lower,
+)
 from histogen.slides.tiff_metadata import is_tiff_head
 
 SLIDES = ".svs .tif .tiff .btf .tf2 .tf8 .ptif .ptiff .qptiff .ndpi .mrxs .scn .vms .vmu .svslide .bif .czi .jp2"
@@ -76,7 +85,8 @@ def find_slides(paths: Iterable[Path]) -> Found:
 def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
     if not paths:
         raise ConfigError("no slides are given; name slides, folders of slides or manifests")
-    for path in paths:
+    repeated = _repeated(paths)
+    for path in (path for path in paths if path not in repeated):
         if not path.exists():
             raise ConfigError(f"slides '{path}' do not exist; check the path")
         if path.suffix == ".csv":
@@ -90,6 +100,24 @@ def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
             yield from found
         else:
             yield SlideRecord(path, _id_of(path))
+
+
+def _repeated(paths: list[Path]) -> set[Path]:
+    """The named files that are further levels, or labels, of a DICOM slide of which a file is named before.
+
+    A shell names all files of a folder where a user writes ``folder/*.dcm``.
+    """
+    files = [file for path in paths if path.suffix != ".csv" and (file := dicom_file(path)) is not None]
+    first: dict[tuple[str, ...], Path] = {}
+    for file in sorted((file for file in files if file.is_level), key=lambda file: -file.num_pixels):
+        first.setdefault((str(file.path.parent), *file.key), file.path)
+    series = {(str(file.path.parent), file.series) for file in files if file.is_level}
+    kept = set(first.values())
+    return {
+        file.path
+        for file in files
+        if file.path not in kept and (file.is_level or (str(file.path.parent), file.series) in series)
+    }
 
 
 def _in_folder(folder: Path, left: list[Left], seen: set[Path]) -> Iterator[SlideRecord]:

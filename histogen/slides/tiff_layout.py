@@ -112,7 +112,8 @@ def read_about(path: Path) -> TiffAbout | None:
             _check_whole(tiff)
             ome = read_ome(tiff.ome_metadata or "") if tiff.is_ome else OmeImage()
             if not any(getattr(tiff, name) for name in COMPOSED):
-                colour_planes(tiff, ome)
+                if colour_planes(tiff, ome) is not None:
+                    raise RefusedSlideError("its colours lie in planes, which only the native reader puts together")
                 _check_for_others(tiff.pages.first)
             return _about(tiff, ome)
     except FOLLOWED as error:

@@ -141,6 +141,19 @@ def test_a_folder_of_several_slides_is_not_opened_as_one(tmp_path: Path, write_d
         open_slide(tmp_path / "empty")
 
 
+def test_files_of_one_slide_that_are_all_named_are_one_slide(
+    tmp_path: Path, write_dicom: Write, write_label: Write
+) -> None:
+    """As a shell names them for ``folder/*``."""
+    write_dicom(tmp_path, ["a0.dcm", "a1.dcm"], A, series="11")
+    write_dicom(tmp_path, ["b1.dcm", "b0.dcm"], B, series="12")
+    write_label(tmp_path / "0_label.dcm", "12")
+    write_tiff(tmp_path / "c.tif")
+    found = find_slides(sorted(tmp_path.iterdir()))
+    assert [source.path.name for source in found.slides] == ["a0.dcm", "b1.dcm", "c.tif"]
+    assert_shows(Found(found.slides[:2]), [A, B], 2)
+
+
 def test_a_fingerprint_covers_the_files_of_a_slide_and_no_others(tmp_path: Path, write_dicom: Write) -> None:
     write_dicom(tmp_path, ["a0", "a1"], A, series="11")
     write_dicom(tmp_path, ["b0"], B, series="12")

@@ -66,6 +66,18 @@ def test_planes_that_say_their_colours_are_put_together(
     assert np.array_equal(slide.read_level(1, 20, 10, Extent(80, 60)), pixels[20:140:2, 40:200:2])
 
 
+def test_one_of_several_planes_is_never_shown_as_grey(tmp_path: Path, pixels: np.ndarray) -> None:
+    """OpenSlide shows the first; also where the native reader declines the file, here for a tile that is missing."""
+    path = write(tmp_path / "a.ome.tif", planes(pixels), Name=RGB)
+    with pytest.raises(RefusedSlideError, match="its colours lie in planes, which only the native reader"):
+        open_slide(path, reader="openslide")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        counts = list(tiff.pages[1].tags["TileByteCounts"].value)
+        tiff.pages[1].tags["TileByteCounts"].overwrite([0, *counts[1:]])
+    with pytest.raises(RefusedSlideError, match="its colours lie in planes, which only the native reader"):
+        open_slide(path)
+
+
 def test_the_first_focal_plane_of_planes_is_read(tmp_path: Path, pixels: np.ndarray) -> None:
     stack = np.stack([planes(pixels), planes(255 - pixels)])
     for axes, data in (("ZCYX", stack), ("CZYX", np.swapaxes(stack, 0, 1))):
