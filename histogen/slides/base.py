@@ -15,6 +15,7 @@ import numpy as np
 from histogen.errors import HistogenError, MissingMppError, RefusedSlideError, SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
 from histogen.names import READERS, resolve
+from histogen.slides.dicom import dicom_slide
 from histogen.slides.pyramid import Stored, settle
 from histogen.slides.resample import read_resampled
 from histogen.slides.tiff_metadata import is_tiff
@@ -24,6 +25,10 @@ ODD_MPP = (0.1, 2.5)
 """Microns per pixel outside of which a stated resolution is flagged as odd."""
 POWER_MPP = (7.0, 14.0)
 """Scanners' mpp times objective power; 10 is usual (0.25 at 40x, 0.5 at 20x)."""
+WITH_FOLDER = (".mrxs", ".vms", ".vmu")
+"""Slides whose data lie in a folder of the same name, or in files beside them."""
+MAX_PIXELS_PER_BYTE = 10_000
+"""Blank tiles, packed, hold some hundred pixels in a byte."""
 SAME_MPP = 0.01
 """Two statements of a slide's resolution may differ by so much, relatively, without a word."""
 LEVEL_TOLERANCE = 1.001
@@ -271,7 +276,9 @@ def open_slide(
     for name in names:
         opener: Callable[..., BaseSlide] = resolve(READERS, name, what="reader")
         try:
-            return opener(path, mpp=stated, gap_mpp=filling, slide_id=slide_id)
+            slide = opener(path, mpp=stated, gap_mpp=filling, slide_id=slide_id)
+            _check_plausible(slide)
+            return slide
         except RefusedSlideError as error:
             raise type(error)(f"slide '{path}' cannot be opened: {error}") from error
         except HistogenError as error:
@@ -328,6 +335,22 @@ def slide_id_of(path: Path) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.+@-]", "_", stem)
     plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
     return plain if plain == stem else f"{plain}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
+
+
+def _check_plausible(slide: BaseSlide) -> None:
+    """Refuse a slide that claims more pixels than its bytes can stand for; planning it would take all memory.
+
+    Raises:
+        RefusedSlideError: it does.
+    """
+    dicom = None if slide.path.suffix == ".zarr" else dicom_slide(slide.path)
+    if slide.path.suffix.lower() in WITH_FOLDER or (dicom is None and slide.path.is_dir()):
+        return  # its bytes lie elsewhere
+    size = sum(file.stat().st_size for file in ([slide.path] if dicom is None else dicom.files))
+    width, height = slide.extent.width, slide.extent.height
+    if width * height > MAX_PIXELS_PER_BYTE * size:
+        slide.close()
+        raise RefusedSlideError(f"it says that it has {width} x {height} px, and has {size:,} bytes; copy it again")
 
 
 def _check_there(path: Path) -> None:

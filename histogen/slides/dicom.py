@@ -13,15 +13,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from histogen.errors import SlideError
+from histogen.errors import RefusedSlideError, SlideError
 
 MAGIC_AT, MAGIC = 128, b"DICM"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOPClassUID of VL Whole Slide Microscopy Image Storage."""
+MAX_FRAME_PIXELS = 2**27
+"""The largest stored frame that is decoded: 0.4 GB."""
 BESIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL"})
 """Kinds of pictures (third value of ImageType) that are no level of their own."""
 TAGS = ("SOPClassUID", "SeriesInstanceUID", "PyramidUID", "FrameOfReferenceUID", "ContainerIdentifier", "ImageType",
-        "TotalPixelMatrixColumns", "TotalPixelMatrixRows")  # fmt: skip
+        "TotalPixelMatrixColumns", "TotalPixelMatrixRows", "Rows", "Columns")  # fmt: skip
 
 
 class DicomFile(NamedTuple):
@@ -35,6 +37,8 @@ class DicomFile(NamedTuple):
     """Frame of reference and container, which tell pyramids apart that have no PyramidUID."""
     is_level: bool
     num_pixels: int
+    frame_pixels: int = 0
+    """Pixels of one stored frame."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -90,7 +94,10 @@ def _read_dicom(path: Path, size: int, modified: int) -> DicomFile | None:  # no
     width, height = (said[f"TotalPixelMatrix{side}"] or 0 for side in ("Columns", "Rows"))
     frame = (str(said["FrameOfReferenceUID"] or ""), str(said["ContainerIdentifier"] or ""))
     pyramid = str(said["PyramidUID"] or "")
-    return DicomFile(path, str(said["SeriesInstanceUID"]), pyramid, frame, kind not in BESIDE, int(width) * int(height))
+    stored = int(said["Rows"] or 0) * int(said["Columns"] or 0)
+    return DicomFile(
+        path, str(said["SeriesInstanceUID"]), pyramid, frame, kind not in BESIDE, int(width) * int(height), stored
+    )
 
 
 def dicom_slides(files: Iterable[DicomFile]) -> list[DicomSlide]:
@@ -166,8 +173,12 @@ def one_series(path: Path) -> tuple[Path, tempfile.TemporaryDirectory[str] | Non
 
     Raises:
         SlideError: a folder holds no DICOM slide, or several.
+        RefusedSlideError: its frames are too large to be decoded.
     """
     slide = dicom_slide(path)
+    largest = 0 if slide is None else max(file.frame_pixels for file in (*slide.levels, *slide.beside))
+    if largest > MAX_FRAME_PIXELS:
+        raise RefusedSlideError(f"its pixels are stored in frames of {largest * 3 / 1e9:.1f} GB; convert it again")
     if slide is None or slide.is_alone:
         return path if slide is None else slide.path, None
     folder = tempfile.TemporaryDirectory(prefix="histogen-dicom-")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from histogen.errors import ConfigError
 from histogen.manifest import SlideRecord, read_slide_manifest
-from histogen.slides.base import IMAGE_SUFFIXES, slide_id_of
+from histogen.slides.base import IMAGE_SUFFIXES, WITH_FOLDER, slide_id_of
 from histogen.slides.dicom import (
     DicomFile,
     DicomSlide,
@@ -32,8 +32,6 @@ NOT_READ = frozenset(".vsi .ets .isyntax .i2syntax .sdpc .kfb .tmap .lif .zvi .n
 IMAGES = IMAGE_SUFFIXES - {".jp2"}
 LOOKS_LIKE_IMAGES = "look like images, which `histogen import-images` makes tiles of"
 ENDINGS_OF_COPIES = frozenset(".bak .old .orig .tmp .part .partial .crdownload .download .gz .zip".split())  # noqa: SIM905
-WITH_FOLDER = (".mrxs", ".vms", ".vmu")
-"""Slides whose data lie in a folder of the same name, or in files beside them."""
 HEAD_BYTES = 132
 SAMPLE_BYTES = 65536
 NUM_SAMPLES = 16

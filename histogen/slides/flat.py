@@ -16,6 +16,7 @@ from histogen.slides.tiff_metadata import plausible_tag_mpp
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 """Pillow's modes of more than 8 bits."""
 WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+STRIP_ROWS = 1024
 PNG_DEPTH_AT = 24
 """Where a PNG says how many bits its samples have; of 16-bit colours Pillow keeps the upper 8 without a word."""
 ORIENTATION, UPRIGHT = 274, 1
@@ -86,11 +87,17 @@ class FlatSlide(BaseSlide):
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """The picture on white, uint8 RGB [H, W, 3]."""
-    if image.mode in WITH_ALPHA or "transparency" in image.info:
-        shown = image.convert("RGBA")
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+    """The picture on white, uint8 RGB [H, W, 3]; in strips, so that no second whole copy is needed."""
+    has_alpha = image.mode in WITH_ALPHA or "transparency" in image.info
+    width, height = image.size
+    out = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP_ROWS):
+        strip = image.crop((0, top, width, min(height, top + STRIP_ROWS)))
+        if has_alpha:
+            shown = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+        out[top : top + STRIP_ROWS] = np.asarray(strip.convert("RGB"))
+    return out
 
 
 def _is_deep_png(path: Path) -> bool:

@@ -29,8 +29,10 @@ def colour_planes(tiff: Any, ome: OmeImage) -> tuple[int, int, int] | None:
     """
     first = tiff.pages.first
     if first.photometric not in GREY:
-        if first.samplesperpixel > 4:
-            raise RefusedSlideError(_refusal(first.samplesperpixel, ()))
+        names = [channel.get("Name", "") for channel in ome.channels]
+        are_dyes = len(names) > 1 and any(not NO_NAME.fullmatch(n) for n in names) and not colour_order(ome.channels)
+        if first.samplesperpixel > 4 or are_dyes:
+            raise RefusedSlideError(_refusal(max(first.samplesperpixel, len(names)), names))
         return None
     channels: Sequence[Mapping[str, str]] = ome.channels
     count = sum(int(channel.get("SamplesPerPixel", "1")) for channel in channels)

@@ -114,7 +114,11 @@ def read_about(path: Path) -> TiffAbout | None:
             if not any(getattr(tiff, name) for name in COMPOSED):
                 if colour_planes(tiff, ome) is not None:
                     raise RefusedSlideError("its colours lie in planes, which only the native reader puts together")
-                _check_for_others(tiff.pages.first)
+                check_depth(tiff.pages.first)
+                _check_count(tiff.pages.first)
+            pages: list[Any] = list(tiff.pages)
+            for page in (page for page in pages if page.is_tiled):
+                piece_extent(page)  # a reader may end the process where memory does not suffice
             return _about(tiff, ome)
     except FOLLOWED as error:
         if isinstance(error, RefusedSlideError):
@@ -122,13 +126,12 @@ def read_about(path: Path) -> TiffAbout | None:
         return None
 
 
-def _check_for_others(first: Any) -> None:
-    """Refuse what another reader would show wrongly, or ask the memory of more than a file for.
+def _check_count(first: Any) -> None:
+    """Refuse a file that has less stored tiles than its extent takes.
 
     Raises:
-        RefusedSlideError: its samples have more than 8 bits, or its tiles are too large or too few.
+        RefusedSlideError: it has.
     """
-    check_depth(first)
     if first.is_tiled:
         tile = piece_extent(first)
         planes = first.samplesperpixel if first.planarconfig == 2 else 1

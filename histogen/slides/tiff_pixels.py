@@ -136,7 +136,8 @@ def piece_extent(page: Any) -> Extent:
     else:
         rows = min(int(page.rowsperstrip), page.imagelength)
         extent = Extent(page.imagewidth, _raw_rows(page) if _is_cut(page) else rows)
-    size = extent.width * extent.height * page.samplesperpixel * (-(-page.bitspersample // 8))
+    per_pixel = page.samplesperpixel * -(-int(np.max(page.bitspersample)) // 8)
+    size = extent.width * extent.height * max(3, per_pixel)
     if size > MAX_PIECE_BYTES:
         raise RefusedSlideError(
             f"its pixels are stored in pieces of {size / 1e9:.1f} GB; convert it to a tiled TIFF "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -124,6 +124,23 @@ def test_a_tile_larger_than_memory_is_refused_by_every_reader(tmp_path: Path) ->
     for reader in ("auto", "openslide"):
         with pytest.raises(SlideError, match=r"stored in pieces of 3298\.5 GB"):
             open_slide(path, reader=reader)
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"TotalPixelMatrixColumns": 2**31 - 1}, r"it says that it has 2147483647 x 100 px, and has .* bytes"),
+        ({"TotalPixelMatrixColumns": 2**31 - 1, "TotalPixelMatrixRows": 2**31 - 1}, "it says that it has"),
+        ({"Rows": 65535, "Columns": 65535}, r"stored in frames of 12\.9 GB"),
+    ],
+)
+def test_dicom_larger_than_its_file_is_refused(
+    tmp_path: Path, write_dicom: Callable[..., None], tags: dict[str, int], said: str
+) -> None:
+    """OpenSlide would ask for the memory, and end the process where there is not so much."""
+    write_dicom(tmp_path, ["a.dcm"], np.full((100, 130, 3), 200, np.uint8), series="11", **tags)
+    with pytest.raises(SlideError, match=said):
+        open_slide(tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize("codec", ["zlib", "lzw"])

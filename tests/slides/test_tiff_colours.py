@@ -113,6 +113,20 @@ def test_other_channels_are_refused_by_every_reader(
             open_slide(path, reader=reader)
 
 
+def test_dyes_that_are_stored_as_rgb_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        writer.write(pixels, photometric="rgb", tile=(64, 64), metadata={"axes": "YXS"})
+    xml = tifffile.tiffcomment(path)
+    dyed = re.sub(
+        r"<Channel[^>]*?(/>|>.*?</Channel>)", "".join(f'<Channel ID="C:{n}" Name="{n}"/>' for n in DYES[:3]), xml
+    )
+    assert dyed != xml
+    tifffile.tiffcomment(path, dyed)
+    with pytest.raises(RefusedSlideError, match=r"its 3 channels \(DAPI, FITC, TRITC\) are not"):
+        open_slide(path)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_grey_planes_without_a_description_are_refused(tmp_path: Path, pixels: np.ndarray, count: int) -> None:
     data = np.concatenate([planes(pixels)] * 2)[:count]
