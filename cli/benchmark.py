@@ -44,7 +44,8 @@ def command(
 ) -> None:
     """Judge frozen encoders by patch classification: k-NN and a linear probe, with intervals and paired differences.
 
-    Example: histogen benchmark tiles/ --encoder DINO=runs/dino --encoder Gen-DINO=runs/gen-dino --out benchmark/
+    Example: histogen benchmark demo/tiles --encoder DINO=demo/dino --encoder Gen-DINO=demo/gen-dino
+    --out runs/benchmark
     """
     from histogen.pipelines.benchmark.config import BenchmarkConfig
 

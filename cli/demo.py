@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Draw slides, run the whole of Gen-SIS on them, and report whether Gen-DINO beat DINO (minutes, on a laptop).
 
-    Example: histogen demo --out demo/
+    Example: histogen demo --out demo
     """
     from histogen.pipelines.run import command as pipeline
 

@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Write an embedding of every tile into its store.
 
-    Example: histogen embed tiles/ --encoder runs/dino --workers 4
+    Example: histogen embed demo/tiles --encoder demo/gen-dino --workers 2
     """
     from histogen.pipelines.embed.config import EmbedConfig
 

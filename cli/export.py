@@ -18,7 +18,9 @@ def command(
         str | None, typer.Option("--format", help="trident, clam (HDF5), webdataset, parquet or anndata.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go, one per store.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Name of the embeddings to take along.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Embeddings to take along: a name, or the run that made them.")
+    ] = None,
     images: Annotated[bool, typer.Option("--images", help="Put the images into the files too.")] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -31,7 +33,7 @@ def command(
 ) -> None:
     """Write tile stores in the formats of other tools.
 
-    Example: histogen export tiles/ --format trident --out features/
+    Example: histogen export demo/tiles --format trident --encoder demo/dino --out runs/features
     """
     from histogen.pipelines import export as pipeline
 

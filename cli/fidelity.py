@@ -54,7 +54,8 @@ def command(
 ) -> None:
     """Judge synthetic tiles against held-out real ones: distances, likeness to their sources, copies of training tiles.
 
-    Example: histogen fidelity tiles/ --synthetic generative/ --held-out test-tiles/ --encoder runs/dino --out fidelity/
+    Example: histogen fidelity demo/tiles --synthetic demo/generative --held-out test-tiles/ --encoder demo/dino
+    --out runs/fidelity
     """
     from histogen.pipelines.fidelity.config import FidelityConfig
 

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Put features that CLAM or TRIDENT computed into tile stores, as embeddings.
 
-    Example: histogen import-features tiles/ --features trident/features_uni_v2/ --name uni-v2
+    Example: histogen import-features demo/tiles --features runs/features --name dino-again
     """
     from histogen.pipelines import import_features as pipeline
 

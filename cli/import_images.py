@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Put a folder of images into a tile store, so that every other command can read them.
 
-    Example: histogen import-images imagenet/train --out imagenet.zarr --tile-px 256 --workers 8
+    Example: histogen import-images demo/tiles/thumbnails --out runs/thumbnails.zarr --tile-px 256
     """
     from histogen.pipelines import import_images as pipeline
 

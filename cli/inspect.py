@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Say what is in a store, a run or a slide.
 
-    Example: histogen inspect tiles/ runs/dino slide.svs
+    Example: histogen inspect demo/tiles demo/dino demo/slides/drawn-00.svs
     """
     from histogen.pipelines import inspect as pipeline
 

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Tell what `tile` would make: tiles, gigabytes and seconds, slide by slide. Nothing is written.
 
-    Example: histogen plan slides/ --mpp 0.5 --tile-px 224
+    Example: histogen plan demo/slides --mpp 0.5 --tile-px 224
     """
     from histogen.pipelines.tile import estimate
     from histogen.pipelines.tile.config import TileConfig

@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Train an encoder on unlabelled tiles: DINO, or Gen-DINO where synthetic stores are given.
 
-    Example: histogen pretrain tiles/ --out runs/dino --config configs/pretrain/histopathology.yaml
+    Example: histogen pretrain demo/tiles --out runs/dino --config configs/pretrain/demo.yaml
     """
     from histogen.pipelines.pretrain.config import PretrainConfig
 

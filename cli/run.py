@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Run the whole chain from one YAML; a stage that is done is skipped, an interrupted one goes on.
 
-    Example: histogen run configs/run/quick.yaml --set slides=slides/ --out runs/quick
+    Example: histogen run configs/run/quick.yaml --set slides=[demo/slides] --out runs/quick
     """
     from histogen.pipelines.run import command as pipeline
 

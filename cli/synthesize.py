@@ -44,7 +44,7 @@ def command(
 ) -> None:
     """Make a generative or interpolated tile for every tile, each reproducible from its own row.
 
-    Example: histogen synthesize tiles/ --eldm runs/eldm --kind generative --out generative/ --workers 8
+    Example: histogen synthesize demo/tiles --eldm demo/eldm --kind generative --out runs/generative --workers 2
     """
     from histogen.pipelines.synthesize.config import SynthesizeConfig
 

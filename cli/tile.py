@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Cut slides into tile stores, one per slide; bad slides are reported and the others done.
 
-    Example: histogen tile slides/ --out tiles/ --mpp 0.5 --tile-px 224 --workers 8
+    Example: histogen tile demo/slides --out runs/tiles --mpp 0.5 --tile-px 224 --workers 2
     """
     from histogen.pipelines.tile import command as pipeline
 

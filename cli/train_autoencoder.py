@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Train the autoencoder of the latent diffusion model on the same unlabelled tiles; no outside data.
 
-    Example: histogen train-autoencoder tiles/ --out runs/autoencoder
+    Example: histogen train-autoencoder demo/tiles --out runs/autoencoder --config configs/train-autoencoder/demo.yaml
     """
     from histogen.pipelines.train_autoencoder.config import TrainAutoencoderConfig
 

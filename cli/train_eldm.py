@@ -47,7 +47,8 @@ def command(
 ) -> None:
     """Train the embedding-conditioned latent diffusion model (E-LDM) on unlabelled tiles.
 
-    Example: histogen train-eldm tiles/ --encoder runs/dino --autoencoder runs/autoencoder --out runs/eldm
+    Example: histogen train-eldm demo/tiles --encoder demo/dino --autoencoder demo/autoencoder --out runs/eldm
+    --config configs/train-eldm/demo.yaml
     """
     from histogen.pipelines.train_eldm.config import TrainEldmConfig
 

@@ -37,7 +37,7 @@ class ExportConfig(BulkConfig):
     format: str
     """trident or clam (HDF5), webdataset (tar), parquet, anndata (h5ad)."""
     encoder: str | None = None
-    """Name of the embeddings to take along; not needed when there is one kind, or none."""
+    """The embeddings to take along: a name, or the run that made them; not needed when there is one kind, or none."""
     images: bool = False
     """Put the images into the file too (trident, clam: raw pixels; parquet: JPEG); a WebDataset always has them."""
 
@@ -74,9 +74,10 @@ def run(config: ExportConfig) -> Outcome:
     tiles = TileSet.open_(list(config.tiles))
     out = claim_output(config, command=COMMAND, inputs={"tiles": tiles.content_hash})
     remove_temporaries(out)
+    encoder = embedding_name(config.encoder)
     files = {store: out / f"{store.store_id}{SUFFIXES[config.format]}" for store in tiles.stores}
     units = [
-        ExportUnit(store.path, file, config.format, config.encoder, config.images, store.num_tiles)
+        ExportUnit(store.path, file, config.format, encoder, config.images, store.num_tiles)
         for store, file in files.items()
         if not file.exists()
     ]
@@ -89,6 +90,19 @@ def run(config: ExportConfig) -> Outcome:
         finish_output(out, tiles=len(tiles), files=len(files))
     summary = f"{out}: {len(files) - len(report.failures)} of {len(files)} stores as {config.format}"
     return Outcome(out, f"{summary}, in {report.seconds:.1f} s", tuple(map(str, report.failures)))
+
+
+def embedding_name(encoder: str | None) -> str | None:
+    """Return the name of the embeddings that ``encoder`` stands for: a run folder's encoder made those of its name.
+
+    Raises:
+        EncoderError: the folder holds no encoder.
+    """
+    if encoder is None or not Path(encoder).is_dir():
+        return encoder
+    from histogen.encoders.registry import load_encoder  # needs torch, which an export by name does not
+
+    return load_encoder(encoder).card.name
 
 
 def export_store(unit: ExportUnit) -> dict[str, Any]:

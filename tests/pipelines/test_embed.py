@@ -18,6 +18,7 @@ from histogen.encoders.base import Encoder, EncoderCard
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError
+from histogen.pipelines import export
 from histogen.pipelines.embed import command as embed
 from histogen.pipelines.embed.command import EmbedConfig, ensure_embeddings
 from histogen.store.jpeg import encode_jpeg
@@ -75,6 +76,19 @@ def test_embeddings_equal_the_encoder_on_each_tile(tmp_path: Path, encoder: str)
         expected = loaded(torch.from_numpy(tiles.read_tiles(range(19))).permute(0, 3, 1, 2))
     np.testing.assert_allclose(tiles.embeddings(), expected.numpy(), atol=1e-5)
     assert TileStore.open_(tmp_path / "a.zarr").rows_attributes(f"embeddings/{loaded.card.name}")["card"]["dim"] == 64
+
+
+def test_an_export_takes_the_embeddings_of_the_run_that_made_them(tmp_path: Path, encoder: str) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    make_store(tmp_path / "a.zarr")
+    embed.run(config(tmp_path / "a.zarr", encoder))
+    embed.run(config(tmp_path / "a.zarr", write_encoder(tmp_path / "other", 1)))
+    tiles = {"tiles": [tmp_path / "a.zarr"], "format": "parquet"}
+    export.run(export.ExportConfig(**tiles, out=tmp_path / "features", encoder=encoder))
+    (file,) = (tmp_path / "features").glob("*.parquet")
+    written = np.array(parquet.read_table(file)["embedding"].to_pylist())
+    expected = TileSet.open_(tmp_path / "a.zarr").embeddings(load_encoder(encoder).card.name)
+    np.testing.assert_array_equal(written, expected)
 
 
 def test_existing_embeddings_are_left_alone_resumed_or_redone(tmp_path: Path, encoder: str) -> None:
@@ -136,6 +150,7 @@ def test_bytes_do_not_depend_on_where_and_in_what_order_shards_are_made(
     script = f"""
 import sys, time
 from pathlib import Path
+from histogen.pipelines import export
 from histogen.pipelines.embed import command as embed
 inner = embed.embed_images
 embed.embed_images = lambda *a, **k: (time.sleep(0.3), inner(*a, **k))[1]
