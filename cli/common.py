@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML with differences from the defaults.", rich_help_panel="Common"),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="YAML with differences from the defaults: a file, or one shipped (pretrain/demo).",
+        rich_help_panel="Common",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -97,11 +102,12 @@ def build_config(config_class: type[C], *, file: Path | None, overrides: list[st
     """
     from histogen.config import load_config
     from histogen.errors import ConfigError
+    from histogen.shipped import find_config
 
     if flags.get("resume") and flags.get("overwrite"):
         raise ConfigError("--resume and --overwrite were both given; --overwrite would delete what --resume continues")
     given = {key: value for key, value in flags.items() if value is not None and value is not False and value != []}
-    return load_config(config_class, file=file, overrides=overrides or (), flags=given)
+    return load_config(config_class, file=find_config(file) if file else None, overrides=overrides or (), flags=given)
 
 
 def finish(outcome: Outcome) -> None:

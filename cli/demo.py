@@ -30,7 +30,7 @@ def command(
     from histogen.pipelines.run import command as pipeline
 
     execute(
-        pipeline.RunConfig, pipeline.run, file=config or pipeline.find_config("run/demo.yaml"), overrides=set_,
+        pipeline.RunConfig, pipeline.run, file=config or Path("run/demo.yaml"), overrides=set_,
         out=out or Path("demo"), seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
         scheduler=scheduler,
     )  # fmt: skip

@@ -15,13 +15,14 @@ def neighbours_section(found: Neighbours) -> page.Section:
         "What each encoder finds alike",
         page.paragraph(f"Of the {found.count} nearest tiles, over all test tiles, so many have the same class:"),
         page.facts(shares),
-        page.rows_of([_block(row) for row in found.rows]),
+        page.rows_of([query_block(row) for row in found.rows]),
         intro="First in each row: a tile of a slide whose labels nobody was given. Beside it: the nearest tiles of the "
         f"other slides, nearest first. {SAME} and a solid frame: the same class. {OTHER} and a dashed one: another.",
     )
 
 
-def _block(row: QueryRow) -> str:
+def query_block(row: QueryRow) -> str:
+    """Return a query with its neighbours under every encoder."""
     strips = []
     for name, tiles in row.neighbours.items():
         alike = [label == row.label for label in row.labels[name]]

@@ -149,6 +149,11 @@ def commands(lines: Sequence[str]) -> str:
     return f"<pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
 
 
+def beside(text: str, aside: str) -> str:
+    """Return two pieces of HTML side by side where the window is wide, ``text`` the wider."""
+    return f'<div class="beside"><div>{text}</div><div>{aside}</div></div>'
+
+
 def card(*blocks: str) -> str:
     """Return blocks before the first section that belong together."""
     return f"<section>{''.join(blocks)}</section>" if any(blocks) else ""

@@ -49,7 +49,7 @@ def report_html(report: RunReport) -> str:
         sections.append(page.section("Provenance", page.table(["what", "value"], rows)))
     verdicts = headline(report.benchmark) if report.benchmark is not None and report.story is None else ""
     facts = page.facts(report.facts) if report.facts else ""
-    lead = (story_card(report.story) if report.story is not None else "") + verdicts + facts
+    lead = (story_card(report.story, report.neighbours) if report.story is not None else "") + verdicts + facts
     return page.render_page(report.title, subtitle=report.subtitle, sections=sections, lead=lead)
 
 

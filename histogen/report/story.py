@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from histogen.report import page
-from histogen.report.stages import Story
+from histogen.report.neighbours import query_block
+from histogen.report.stages import Neighbours, Story
 
 CALLED = {"untrained": "the same network untrained", "colour": "a colour histogram"}
 PAIRS = (("DINO", "untrained"), ("DINO", "colour"), ("Gen-DINO", "DINO"))
 
 
-def story_card(story: Story) -> str:
-    """Return the story as one card of HTML."""
+def story_card(story: Story, neighbours: Neighbours | None = None) -> str:
+    """Return the story as one card of HTML, beside the first query with its neighbours."""
     parts = [
         page.heading(title) + page.listed(sentences)
         for title, sentences in (("What was done", story.done), ("What came out", story.found))
@@ -21,7 +22,11 @@ def story_card(story: Story) -> str:
     ]
     if story.next:
         parts.append(page.heading("What to do next") + page.listed(story.next) + page.commands(story.commands))
-    return page.card(*parts)
+    if neighbours is None or not neighbours.rows:
+        return page.card(*parts)
+    about = f"A tile, and the {neighbours.count} nearest to it of other slides, as each encoder sees them:"
+    aside = page.paragraph(about, quiet=True) + query_block(neighbours.rows[0])
+    return page.card(page.beside("".join(parts), aside))
 
 
 def findings(benchmark: Mapping[str, Any]) -> list[str]:
@@ -46,7 +51,8 @@ def comparison(difference: Mapping[str, Any]) -> str:
     """Return the k-NN difference of two encoders as a sentence for people."""
     a, b = (CALLED.get(difference[side], difference[side]) for side in ("a", "b"))
     points, (low, high) = 100 * difference["delta"], (100 * value for value in difference["ci95"])
-    figures = f"{points:+.1f} in 100, 95 % interval {low:+.1f} to {high:+.1f}, p = {difference['p']:.3f}"
+    space = "\N{NO-BREAK SPACE}"
+    figures = f"{points:+.1f} in 100, 95 % interval {low:+.1f} to {high:+.1f}, p{space}={space}{difference['p']:.3f}"
     words = {"better": "is better than", "worse": "is worse than"}.get(difference["verdict"])
     if words is None:
         return f"Between {a} and {b} no difference is shown ({figures})."

@@ -61,6 +61,8 @@ img { display: block; width: 100%; height: auto; border-radius: 6px; background:
 .strip .wrong img { outline: 3px dashed var(--bad); outline-offset: -3px; }
 .rows > *, .grid > *, .strip > * { min-width: 0; }
 .rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr)); gap: 1rem 1.4rem; }
+.beside { display: grid; grid-template-columns: 3fr 2fr; gap: 1rem 2rem; } .beside > * { min-width: 0; }
+.beside h3:first-child { margin-top: 0; }
 .rows.wide { grid-template-columns: 1fr; }
 .over { position: relative; } .over svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .over rect { fill: var(--s2); fill-opacity: .16; stroke: var(--s2); stroke-width: .8;
@@ -89,6 +91,7 @@ ul { margin: .2rem 0 .8rem; padding-left: 1.2rem; max-width: 76ch; } li { margin
   header { padding: 1.6rem .9rem .8rem; } main { padding: .8rem .6rem 2rem; } nav ul { padding: .5rem .9rem; }
   nav { position: static; } h1 { font-size: 1.6rem; } section { padding: 1rem .9rem; border-radius: 10px; }
   .facts { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); gap: .5rem; } svg.chart { font-size: 14px; }
+  .beside { grid-template-columns: 1fr; }
   table, tbody, tr, td { display: block; } thead { display: none; }
   tr { border-bottom: 1px solid var(--line); padding: .5rem 0; } td { border: 0; padding: .1rem 0; }
   td.number { text-align: left; white-space: normal; padding-right: 0; }

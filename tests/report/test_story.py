@@ -8,6 +8,8 @@ import pytest
 
 from histogen.report.story import comparison, findings
 
+SPACE = "\N{NO-BREAK SPACE}"
+
 
 @pytest.mark.parametrize(
     ("verdict", "sentence"),
@@ -19,7 +21,7 @@ from histogen.report.story import comparison, findings
 )
 def test_a_comparison_in_words(verdict: str, sentence: str) -> None:
     difference = {"a": "untrained", "b": "DINO", "delta": 0.051, "ci95": [0.02, 0.08], "p": 0.01, "verdict": verdict}
-    assert comparison(difference) == f"{sentence} (+5.1 in 100, 95 % interval +2.0 to +8.0, p = 0.010)."
+    assert comparison(difference) == f"{sentence} (+5.1 in 100, 95 % interval +2.0 to +8.0, p{SPACE}={SPACE}0.010)."
 
 
 def test_findings_name_every_encoder_and_compare_what_a_reader_asks_first(benchmark_json: dict[str, Any]) -> None:
@@ -29,7 +31,7 @@ def test_findings_name_every_encoder_and_compare_what_a_reader_asks_first(benchm
         "tiles, an encoder is right this many times in 100, where guessing is right 33 times: DINO 69, Gen-DINO 71."
     )
     assert told[1:] == [
-        "Between Gen-DINO and DINO no difference is shown (+1.5 in 100, 95 % interval -0.4 to +3.4, p = 0.118)."
+        f"Between Gen-DINO and DINO no difference is shown (+1.5 in 100, 95 % interval -0.4 to +3.4, p{SPACE}={SPACE}0.118)."
     ]
     for encoder in benchmark_json["encoders"]:
         del encoder["knn"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 from pydantic import model_validator
 
 from histogen.config import BulkConfig, load_config, read_yaml
-from histogen.errors import ConfigError
 from histogen.pipelines.run.forecast import Reference
+from histogen.shipped import find_config
 from histogen.store.layout import SYNTHETIC
 
 StageSettings = dict[str, Any]
@@ -160,17 +159,3 @@ def stage_config(stage: Stage, config: RunConfig, config_class: type[Any]) -> An
     written = read_yaml(file) if file else {}
     settings = merged({key: written[key] for key in settings if key in written}, settings)
     return load_config(config_class, file=file, flags={**settings, **stage.given, **inherited})
-
-
-def find_config(name: str | Path) -> Path:
-    """Return the YAML called ``name``: a path, or one of those shipped in ``configs/``.
-
-    Raises:
-        ConfigError: neither exists.
-    """
-    if Path(name).exists():
-        return Path(name)
-    shipped = Path(str(importlib.resources.files("histogen.configs"))) / name
-    if shipped.exists():
-        return shipped
-    raise ConfigError(f"config '{name}' is neither a file nor one of the shipped configs; check the name")

@@ -19,13 +19,12 @@ from histogen.pipelines.run.chain import (
     StageRecord,
     chain,
     config_class_of,
-    find_config,
     stage_config,
 )
 from histogen.pipelines.run.forecast import Forecast, measure_speed, minutes
 from histogen.store.tile_set import open_tiles
 
-__all__ = ["RunConfig", "find_config", "run"]
+__all__ = ["RunConfig", "run"]
 
 
 def run(config: RunConfig) -> Outcome:

@@ -131,9 +131,9 @@ def story(
         found.append(recognised_sentence(recognised))
     following = ["Run the same on your own slides, at the same small size; then take a longer recipe, and a GPU:"]
     commands = [
-        "histogen run run/quick.yaml --set slides=[my_slides/] --out runs/quick",
+        "histogen run run/quick --set slides=[my_slides/] --out runs/quick",
         "histogen tile my_slides/ --out tiles/",
-        "histogen pretrain tiles/ --out runs/dino --config pretrain/histopathology.yaml",
+        "histogen pretrain tiles/ --out runs/dino --config pretrain/histopathology",
     ]
     return Story(done, found, following, commands)
 
