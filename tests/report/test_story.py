@@ -31,7 +31,8 @@ def test_findings_name_every_encoder_and_compare_what_a_reader_asks_first(benchm
         "tiles, an encoder is right this many times in 100, where guessing is right 33 times: DINO 69, Gen-DINO 71."
     )
     assert told[1:] == [
-        f"Between Gen-DINO and DINO no difference is shown (+1.5 in 100, 95 % interval -0.4 to +3.4, p{SPACE}={SPACE}0.118)."
+        "Between Gen-DINO and DINO no difference is shown "
+        f"(+1.5 in 100, 95 % interval -0.4 to +3.4, p{SPACE}={SPACE}0.118)."
     ]
     for encoder in benchmark_json["encoders"]:
         del encoder["knn"]
