@@ -11,6 +11,7 @@ that is after standardisation. Training drops to it and guidance samples with it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -83,6 +84,16 @@ def _orthogonal(vectors: Tensor, unit: Tensor) -> Tensor:
     return vectors - (vectors * unit).sum(-1, keepdim=True) * unit
 
 
+def tells_apart(unit: Tensor, rounding: float) -> bool:
+    """Whether unit vectors float64 [N, D] differ by more than ``rounding`` (relative) in any dimension.
+
+    Dimensions are judged one by one: a large one that is the same for all hides what small ones tell.
+    """
+    mean = unit.mean(0)
+    std = (unit - mean).square().mean(0).sqrt()
+    return bool((std > rounding * unit.square().mean(0).sqrt()).any())
+
+
 class Conditioner(ModelMixin, ConfigMixin):
     """Makes embeddings into the vectors the U-Net receives; has no trained parameters, two measured buffers."""
 
@@ -102,13 +113,19 @@ class Conditioner(ModelMixin, ConfigMixin):
         """Measure the mean and standard deviation of the L2-normalised ``embeddings`` [N, D].
 
         ``token`` keeps mean 0 and standard deviation 1, as published.
+
+        Raises:
+            EncoderError: they do not differ, or are not finite: there is no scale to bring them to.
         """
         if self.config["injection"] == "token":
             return
         unit = normalize(embeddings.double(), dim=-1)
-        self.mean.copy_(unit.mean(0))
         # one scale for all dimensions: a dimension that hardly varies carries noise, not information
-        self.std.fill_(float((unit - unit.mean(0)).square().mean().sqrt().clamp_min(1e-6)))
+        std = float((unit - unit.mean(0)).square().mean().sqrt())
+        if not (isfinite(std) and tells_apart(unit, torch.finfo(embeddings.dtype).eps)):
+            raise EncoderError(f"{len(unit)} embeddings do not differ, or are not finite; embed with another encoder")
+        self.mean.copy_(unit.mean(0))
+        self.std.fill_(std)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """Return the conditioning float32 [B, D] of raw or interpolated ``embeddings`` [B, D]."""

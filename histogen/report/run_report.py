@@ -7,6 +7,7 @@ from pathlib import Path
 
 from histogen.report import page
 from histogen.report.benchmark import benchmark_section, headline
+from histogen.report.conditioning import conditioning_section, ignored_sentence
 from histogen.report.curves import training_section
 from histogen.report.fidelity import fidelity_section
 from histogen.report.neighbours import neighbours_section
@@ -31,6 +32,8 @@ def report_html(report: RunReport) -> str:
         sections.append(synthesis_section(report.sources, recognised=report.recognised))
     if report.interpolations:
         sections.append(interpolation_section(report.interpolations))
+    if report.conditioning is not None:
+        sections.append(conditioning_section(report.conditioning))
     if report.benchmark is not None:
         sections.append(benchmark_section(report.benchmark))
     if report.fidelity is not None:
@@ -49,6 +52,8 @@ def report_html(report: RunReport) -> str:
         sections.append(page.section("Provenance", page.table(["what", "value"], rows)))
     verdicts = headline(report.benchmark) if report.benchmark is not None and report.story is None else ""
     facts = page.facts(report.facts) if report.facts else ""
+    if report.conditioning is not None and (warning := ignored_sentence(report.conditioning)):
+        verdicts = page.verdict(warning, tone="bad") + verdicts
     lead = (story_card(report.story, report.neighbours) if report.story is not None else "") + verdicts + facts
     return page.render_page(report.title, subtitle=report.subtitle, sections=sections, lead=lead)
 

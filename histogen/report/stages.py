@@ -113,8 +113,9 @@ class StageTime:
 class RunReport:
     """Everything a page can show of a chain; what is left out is not shown.
 
-    ``benchmark`` and ``fidelity`` are the contents of their JSON files; ``recognised`` is how often a probe names the
-    class of real and of generative tiles; ``configs`` maps a stage's name to its YAML.
+    ``benchmark`` and ``fidelity`` are the contents of their JSON files, ``conditioning`` is what the run of the E-LDM
+    recorded of the use of its conditioning; ``recognised`` is how often a probe names the class of real and of
+    generative tiles; ``configs`` maps a stage's name to its YAML.
     """
 
     title: str
@@ -126,6 +127,7 @@ class RunReport:
     slides: Sequence[SlidePicture] = ()
     sources: Sequence[SourceRow] = ()
     interpolations: Sequence[InterpolationRow] = ()
+    conditioning: Mapping[str, Any] | None = None
     training: Sequence[Training] = ()
     benchmark: Mapping[str, Any] | None = None
     fidelity: Mapping[str, Any] | None = None

@@ -60,7 +60,14 @@ def benchmark_json() -> dict[str, Any]:
 
 
 @pytest.fixture
-def full_report(tmp_path: Path, benchmark_json: dict[str, Any]) -> RunReport:
+def conditioning_json() -> dict[str, Any]:
+    told = {"loss": {"right": 0.9, "other": 1.0, "none": 0.95}, "gain": 0.1, "gain_ci95": [0.05, 0.15]}
+    level = {"timesteps": [0, 499], "noise": [0.0, 0.5], **told}
+    return {"tiles": 64, **told, "ignored": False, "null_trained": True, "levels": [level]}
+
+
+@pytest.fixture
+def full_report(tmp_path: Path, benchmark_json: dict[str, Any], conditioning_json: dict[str, Any]) -> RunReport:
     rng = np.random.default_rng(0)
     for name, floor in (("dino", 3.0), ("gen-dino", 2.8)):
         rows = [
@@ -109,6 +116,7 @@ def full_report(tmp_path: Path, benchmark_json: dict[str, Any]) -> RunReport:
                 "Encoders", [Curve("DINO", tmp_path / "dino.jsonl"), Curve("Gen-DINO", tmp_path / "gen-dino.jsonl")]
             )
         ],
+        conditioning=conditioning_json,
         benchmark=benchmark_json,
         stages=[StageTime("tiles", 12.3, "363 tiles"), StageTime("dino", 65, "300 steps", ["S9: it <broke>"])],
         configs={"pretrain": "seed: 0\nmodel: {name: vit_small}\n"},

@@ -51,8 +51,8 @@ def test_the_page_shows_what_it_was_given(full_report: RunReport) -> None:
     text = " ".join(root.itertext())
     titles = [h.text for h in root.iter("h2")]
     assert titles == [
-        "What each encoder finds alike", "Real and generative tiles", "Interpolated tiles", "Benchmark", "Slides",
-        "Training", "Stages", "Configs", "Provenance",
+        "What each encoder finds alike", "Real and generative tiles", "Interpolated tiles",
+        "What the embedding tells the E-LDM", "Benchmark", "Slides", "Training", "Stages", "Configs", "Provenance",
     ]  # fmt: skip
     lead = " ".join(next(s for s in root.iter("section")).itertext())
     assert lead.startswith(
@@ -82,6 +82,16 @@ def test_a_page_without_a_story_leads_with_the_verdicts(full_report: RunReport) 
     )
     assert "Gen-DINO − DINO = +1.5 points [+0.2, +3.0] of linear probe balanced accuracy, p = 0.020: better" in text
     assert "What was done" not in text
+
+
+def test_conditioning_that_is_ignored_leads_the_page(full_report: RunReport) -> None:
+    text = " ".join(elements(report_html(full_report)).itertext())
+    assert "The embedding is used: it lowers the loss of 64 held-out tiles by 10.0 %" in text
+    assert "0–499 0.00–0.50 0.9000 1.0000 0.9500 +0.1000 [+0.0500, +0.1500]" in text
+    ignored = {**(full_report.conditioning or {}), "ignored": True}
+    html = report_html(replace(full_report, conditioning=ignored))
+    lead = html[: html.index('<section id="')]
+    assert '<div class="verdict bad"><strong>conditioning ignored: the loss of 64 held-out tiles is 0.9000' in lead
 
 
 def test_pictures_are_in_the_page_pixel_for_pixel_within_jpeg(full_report: RunReport) -> None:

@@ -64,6 +64,7 @@ def write_chain_report(config: RunConfig, records: Sequence[StageRecord]) -> tup
         slides=slide_pictures(tiles, out / "tiles" / "thumbnails", seed=config.seed),
         sources=sources,
         interpolations=interpolations,
+        conditioning=read_run(out / "eldm").get("results", {}).get("conditioning"),
         training=trainings(out),
         benchmark=benchmark,
         stages=[StageTime(r.name, r.seconds, r.summary, r.failures) for r in records],

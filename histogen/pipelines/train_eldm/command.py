@@ -28,13 +28,19 @@ from histogen.pipelines.precision import run_precision
 from histogen.pipelines.train_eldm.config import TrainEldmConfig
 from histogen.pipelines.train_eldm.latents import ensure_latents
 from histogen.pipelines.train_eldm.task import CachedInputs, EldmSettings, EldmTask, Inputs, OnlineInputs
+from histogen.pipelines.train_eldm.told import check_embeddings
+from histogen.pipelines.train_eldm.use import conditioning_use
 from histogen.pipelines.trainer import train
+from histogen.report.conditioning import ignored_sentence, write_eldm_page
+from histogen.report.stages import Curve, Training
 from histogen.store.tile_set import TileSet
 from histogen.training import processes
+from histogen.training.journal import JOURNAL_NAME
 from histogen.training.sampler import TileOrder
 
 COMMAND = "train-eldm"
 NUM_CONDITIONER = 20_000
+PAGE_NAME = "report.html"
 
 
 def run(config: TrainEldmConfig) -> Outcome:
@@ -57,6 +63,9 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
     unet = _initial(config, autoencoder, embedding_dim=encoder_card.dim, tile_px=tiles.tile_px)
     hashes = {"tiles": tiles.content_hash, **names}
     precision = run_precision(config, config.optim.precision, device)
+    told_before = names["encoder"] in tiles.embedding_names
+    if told_before:
+        check_embeddings(tiles, names["encoder"], trained)
     processes.main_decides(lambda: claim_output(config, command=COMMAND, inputs=hashes, precision=precision))
     with processes.main_first():
         if processes.is_main():
@@ -64,6 +73,8 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
                 config.tiles, config.encoder,
                 precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
             )  # fmt: skip
+        if not told_before:
+            check_embeddings(tiles, names["encoder"], trained)
         inputs = _inputs(config, tiles, names["encoder"], autoencoder, device, precision)
     task = EldmTask(
         _settings(config),
@@ -95,7 +106,7 @@ def _export(
     config: TrainEldmConfig, task: EldmTask, names: dict[str, str], supervision: dict[str, str],
     last: dict[str, float],
 ) -> Outcome:  # fmt: skip
-    heldout = task.heldout_loss()
+    heldout, use = task.heldout_loss(), conditioning_use(task)
     task.use_average()
     label_free = all(text.startswith("none") for text in supervision.values())
     overall = "none" if label_free else "; ".join(f"{part}: {text}" for part, text in supervision.items())
@@ -108,27 +119,40 @@ def _export(
         "steps": config.optim.steps,
         "parameters": sum(parameter.numel() for parameter in task.unet.parameters()),
         "held-out loss": round(heldout["heldout_loss"], 5),
+        "conditioning": "ignored" if use["ignored"] else "used",
     }
+    page = config.out / PAGE_NAME
     if processes.is_main():
         pipeline.save_pretrained(config.out / "pipeline")
         write_atomic(config.out / "pipeline" / "README.md", eldm_card(config.out.name, facts))
+        _write_page(page, config, use, {"held-out loss": facts["held-out loss"], **names})
         finish_output(
             config.out,
             **names,
             supervision=supervision,
             heldout=heldout,
+            conditioning=use,
             training=last,
             processes=processes.world_size(),
             weights_sha256=pipeline.weights_sha256(),
             sampler=config.sampler.model_dump(mode="json"),
         )
     processes.barrier()
+    warning = ignored_sentence(use)
     return Outcome(
         config.out,
         f"E-LDM of {facts['parameters'] / 1e6:,.1f} M parameters after {config.optim.steps:,} steps: "
-        f"held-out loss {heldout['heldout_loss']:.4f}; supervision: {overall}",
-        results=heldout,
+        f"held-out loss {heldout['heldout_loss']:.4f}; supervision: {overall}"
+        + (f"; warning: {warning}" if warning else ""),
+        results={**heldout, "conditioning": use},
+        page=page,
     )
+
+
+def _write_page(page: Path, config: TrainEldmConfig, use: dict[str, Any], facts: dict[str, Any]) -> None:
+    previews = sorted((config.out / "previews").glob("step-*.png"))
+    training = Training("E-LDM", [Curve("E-LDM", config.out / JOURNAL_NAME)])
+    write_eldm_page(page, use, training, facts=facts, preview=previews[-1] if previews else None)
 
 
 def _settings(config: TrainEldmConfig) -> EldmSettings:

@@ -47,6 +47,8 @@ from histogen.training import processes
 from histogen.training.precision import autocast
 
 PREVIEW_MICRO_BATCH = 8
+NUM_BANDS = 4
+"""Ranges of noise levels in which the use of the conditioning is told."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class EldmTask:
     ) -> None:
         self.settings, self.inputs, self.device = settings, inputs, device
         self.tiles, self.run_dir, self.autoencoder = tiles, run_dir, autoencoder
-        self.heldout = heldout[: settings.watch.heldout_tiles]
+        self.train, self.heldout = train, heldout[: settings.watch.heldout_tiles]
         self.conditioner = conditioner.to(device)
         torch.manual_seed(derive_seed(settings.seed, "denoiser", "init"))
         shape = {"latent_channels": inputs.latent_channels, "latent_px": inputs.latent_px}
@@ -202,6 +204,34 @@ class EldmTask:
         error, steps = torch.cat(errors), steps.to(self.device)
         levels = {f"heldout_{key}": value for key, value in by_noise_level(error, steps).items()}
         return {"heldout_loss": float((self.objective.weight(steps) * error).mean()), **levels}
+
+    @torch.no_grad()
+    def errors_by_conditioning(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the averaged weights' errors [3, NUM_BANDS, N] on the N held-out tiles.
+
+        The denoiser is told the tile's own embedding, that of a training tile drawn at random, and the null, of the
+        same noised latents. Beside the errors come their timesteps int64 and loss weights, both [NUM_BANDS, N]: a tile
+        is noised once in each range of timesteps, and all tiles are spread evenly over it.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, "conditioning"))
+        count, width = len(self.heldout), NUM_TIMESTEPS // NUM_BANDS
+        others = self.train[torch.randint(len(self.train), (count,), generator=generator).numpy()]
+        places = (torch.arange(count) * width // count).expand(NUM_BANDS, count)
+        timesteps = places + width * torch.arange(NUM_BANDS)[:, None]
+        parts = []
+        with self._averaged():
+            for part in torch.arange(count).split(self.settings.optim.batch):
+                variants = np.zeros(len(part), np.int64)
+                latents, right = self._prepare(self.heldout[part.numpy()], variants, None)
+                other = self._prepare(others[part.numpy()], variants, None)[1]
+                told = (right, other, self.conditioner.null(len(part)))
+                by_band = []
+                for band in timesteps[:, part].to(self.device):
+                    noise = torch.randn(latents.shape, generator=generator).to(self.device)
+                    by_band.append(torch.stack([self._errors(latents, noise, band, given) for given in told]))
+                parts.append(torch.stack(by_band, dim=1))
+        weights = self.objective.weight(timesteps.flatten().to(self.device)).view(NUM_BANDS, count)
+        return torch.cat(parts, dim=-1), timesteps, weights
 
     def pipeline(self, *, encoder_name: str = "", supervision: str = "none") -> EldmPipeline:
         """Return the pipeline of the weights as they are."""
