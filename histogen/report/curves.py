@@ -32,6 +32,8 @@ MEANINGS = {
     "gradient_norm": "Length of the gradient before it is clipped.",
     "pixel": "Mean absolute error of pixels in -1 to 1.",
     "gradient": "Mean absolute error of differences between neighbouring pixels: edges.",
+    "codebook_used": "Share of the codes that a step's tiles use.",
+    "codebook_perplexity": "How many codes, used equally often, would tell as much as a step's tiles do.",
     "kl": "How far the latents are from standard normal noise, in nats per element.",
 }
 """What each recorded quantity is, for the page."""

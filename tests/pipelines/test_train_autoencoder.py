@@ -18,6 +18,7 @@ from histogen.errors import ConfigError, OutputExistsError
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout
 from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig, run
 from histogen.store.tile_set import TileSet
+from histogen.training.journal import read_journal
 
 from .conftest import TINY_AUTOENCODER
 
@@ -94,3 +95,29 @@ def test_heldout_tiles_are_never_trained_on() -> None:
     again = split_heldout(1000, HeldoutSettings(fraction=0.05), 3)[1]
     np.testing.assert_array_equal(heldout, again)
     assert (split_heldout(1000, HeldoutSettings(fraction=0.05), 4)[1] != heldout).any()
+
+
+def test_the_journal_of_a_vq_autoencoder_says_how_much_of_its_codebook_is_used(sources: Path, tmp_path: Path) -> None:
+    model = {**TINY_AUTOENCODER["model"], "kind": "vq", "num_codes": 24}
+    optim = {**TINY_AUTOENCODER["optim"], "precision": "float32", "accumulate": 2}
+    outcome = run(config(sources, tmp_path / "run", model=model, optim=optim, log_every=1))
+    rows = read_journal(tmp_path / "run" / "metrics.jsonl")
+    for row in rows:
+        assert 1 <= row["codebook_perplexity"] <= 24 * row["codebook_used"] + 1e-4
+        assert (24 * row["codebook_used"]) == pytest.approx(round(24 * row["codebook_used"]), abs=1e-4)
+    loaded, tiles = load_autoencoder(tmp_path / "run"), TileSet.open_(sources)
+    _, heldout = split_heldout(len(tiles), HeldoutSettings(fraction=0.1), 0)
+    cells = encode_moments(loaded, to_signal(torch.from_numpy(tiles.read_tiles(heldout)))).permute(0, 2, 3, 1)
+    codes = ((cells.reshape(-1, 1, 3) - loaded.quantize.embedding.weight) ** 2).sum(-1).argmin(1)
+    share = np.bincount(codes.numpy(), minlength=24) / len(codes)
+    used = share[share > 0]
+    scores = json.loads((tmp_path / "run" / "run.json").read_text())["results"]["heldout"]
+    assert scores["codebook_used"] == pytest.approx(len(used) / 24)
+    assert scores["codebook_perplexity"] == pytest.approx(float(np.exp(-(used * np.log(used)).sum())), rel=1e-4)
+    assert f"which use {len(used)} of 24 codes (perplexity" in outcome.summary
+
+
+def test_a_kl_autoencoder_has_no_codebook_to_speak_of(sources: Path, tmp_path: Path) -> None:
+    outcome = run(config(sources, tmp_path / "run"))
+    assert "codes" not in outcome.summary
+    assert not [key for row in read_journal(tmp_path / "run" / "metrics.jsonl") for key in row if "codebook" in key]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import VQModel
 
 from histogen.config import Precision
 from histogen.diffusion.autoencoder import (
@@ -26,6 +27,7 @@ from histogen.diffusion.autoencoder import (
 )
 from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
+from histogen.diffusion.codebook import CodeCounter, codebook_figures
 from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
 from histogen.errors import ConfigError
@@ -62,6 +64,7 @@ class AutoencoderTask:
             raise ConfigError(f"crop_px {self.crop_px} exceeds the tiles' {tiles.tile_px} px; choose at most that")
         self.model = build_autoencoder(config.model, tile_px=self.crop_px).to(device).train()
         check_tile_px(self.model, tiles.tile_px)
+        self.codes = CodeCounter(self.model) if isinstance(self.model, VQModel) else None
         self.pace = Pace(self.model, train, config.optim, config.seed, device=device, precision=precision)
 
     def step(self, step: int) -> Mapping[str, float]:
@@ -83,6 +86,8 @@ class AutoencoderTask:
                 totals[key] = totals.get(key, 0.0) + float(value.detach()) * share
         means = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
         totals = dict(zip(totals, processes.all_mean(means).tolist(), strict=True))
+        if self.codes is not None:
+            totals |= codebook_figures(processes.all_sum(self.codes.take().to(self.device)))
         totals["gradient_norm"] = self.pace.update(totals["loss"], step)
         return totals
 
@@ -138,6 +143,8 @@ def _export(
     last: dict[str, float],
 ) -> Outcome:  # fmt: skip
     model, device, out = task.model.eval(), task.device, config.out
+    if task.codes is not None:
+        task.codes.close()
     with task.pace.autocast():
         mean, std = measure_statistics(model, tiles, train[:: max(1, len(train) // NUM_STATISTICS)], device)
     record_statistics(model, mean, std)
@@ -147,11 +154,14 @@ def _export(
     name = autoencoder_name(model, out / "autoencoder")
     write_atomic(out / "autoencoder" / "README.md", autoencoder_card(name, config.model, scores, "none"))
     finish_output(out, name=name, supervision="none", heldout=scores, training=last, processes=processes.world_size())
-    return Outcome(
-        out,
-        f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles",
-        results=scores,
+    summary = (
+        f"autoencoder {name}: {scores['psnr']:.2f} dB PSNR, {scores['ssim']:.3f} SSIM on {len(heldout)} held-out tiles"
     )
+    if "codebook_used" in scores:
+        used = round(scores["codebook_used"] * config.model.num_codes)
+        perplexity = scores["codebook_perplexity"]
+        summary += f", which use {used:,} of {config.model.num_codes:,} codes (perplexity {perplexity:,.1f})"
+    return Outcome(out, summary, results=scores)
 
 
 def measure_statistics(
@@ -176,8 +186,12 @@ def measure_statistics(
 def measure_reconstruction(
     model: Autoencoder, tiles: TileSet, indices: np.ndarray, device: torch.device, *, picture: Path
 ) -> dict[str, float]:
-    """Return PSNR (dB) and SSIM of the held-out tiles, decoded from their posterior means; draws some of them."""
+    """Return PSNR (dB) and SSIM of the held-out tiles, decoded from their posterior means; draws some of them.
+
+    Of a VQ autoencoder also how much of the codebook they use.
+    """
     channels, scores, shown = latent_channels(model), [], []
+    codes = CodeCounter(model) if isinstance(model, VQModel) else None
     for start in range(0, len(indices), 16):
         real = tiles.read_tiles(indices[start : start + 16])
         with torch.no_grad():
@@ -185,10 +199,13 @@ def measure_reconstruction(
             again = to_images(decode(model, draw_latents(channels, moments, None)).sample).cpu().numpy()
         scores.append((len(real), psnr(real, again), ssim(real, again)))
         shown.append((real, again))
+    if codes is not None:
+        codes.close()
     write_grid(picture, [shown[0][0][:NUM_SHOWN], shown[0][1][:NUM_SHOWN]])
     weights = np.array([count for count, _, _ in scores])
     return {
         "psnr": float(np.average([score for _, score, _ in scores], weights=weights)),
         "ssim": float(np.average([score for _, _, score in scores], weights=weights)),
         "num_heldout": int(weights.sum()),
+        **({} if codes is None else codebook_figures(codes.take())),
     }
