@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -84,8 +84,3 @@ class Encoder(nn.Module):
 def key_of(name: str, weights_sha256: str) -> str:
     """Return the card name: ``name`` made safe for a path, and the first 8 digits of the weights' digest."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('-.') or 'encoder'}-{weights_sha256[:8]}"
-
-
-def renamed(card: EncoderCard, name: str) -> EncoderCard:
-    """Return ``card`` under another readable name."""
-    return replace(card, name=key_of(name, card.weights_sha256))

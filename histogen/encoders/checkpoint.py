@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from torch import nn
 
+from histogen.encoders.base import EncoderCard, key_of
 from histogen.encoders.unwrap import choose_state, named_as_timm, recorded_heads
 from histogen.errors import EncoderError, WeightsError
 from histogen.training.weights import read_content
@@ -52,10 +54,82 @@ def check_complete(report: LoadReport, *, what: str, advice: str = "give weights
         raise EncoderError(f"the weights in '{what}' do not fit: {report.sentence()}; {advice}")
 
 
-def split_key(given: str) -> tuple[str, str | None]:
-    """Return the path and the key of ``FILE#KEY``; a file whose own name holds a # is taken as it is."""
-    path, mark, key = given.rpartition("#")
-    return (path, key) if mark and not Path(given).exists() else (given, None)
+Channels = tuple[float, float, float]
+"""A number for red, green and blue, of pixels in 0–1."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights as a user names it: ``FILE#KEY#mean:R,G,B#std:R,G,B``, all but the file optional."""
+
+    path: Path
+    key: str | None = None
+    """Which weights of a file that holds several."""
+    mean: Channels | None = None
+    std: Channels | None = None
+    """What the network was trained with; None where the loader's usual ones hold."""
+
+    @classmethod
+    def parse(cls, given: str) -> WeightsFile:
+        """Return the parts of ``given``; a file whose own name holds a # is taken as it is.
+
+        Raises:
+            EncoderError: a part is given twice, or mean and std are not three numbers each.
+        """
+        path, parts = given, list[str]()
+        while "#" in path and not Path(path).exists():
+            path, _, part = path.rpartition("#")
+            parts.append(part)
+        said: dict[str, str] = {}
+        for part in parts:
+            name, colon, text = part.partition(":")
+            name, text = (name, text) if colon and name in ("mean", "std") else ("key", part)
+            if name in said:
+                raise EncoderError(f"'{given}' gives {name} twice; write FILE#KEY#mean:R,G,B#std:R,G,B")
+            said[name] = text
+        if ("mean" in said) != ("std" in said):
+            raise EncoderError(f"'{given}' gives one of mean and std; give both: FILE#mean:R,G,B#std:R,G,B")
+        norm = {name: _channels(said[name], name, given) for name in ("mean", "std") if name in said}
+        return cls(Path(path), said.get("key"), **norm)
+
+    def at(self, path: Path) -> str:
+        """Return how the same weights are named where the file lies at ``path``."""
+        return f"{path}{self.suffix()}"
+
+    def suffix(self) -> str:
+        """Return what stands behind the file's name."""
+        norm = [f"#{name}:{_text(numbers)}" for name, numbers in (("mean", self.mean), ("std", self.std)) if numbers]
+        return "".join(["" if self.key is None else f"#{self.key}", *norm])
+
+    def named(self, card: EncoderCard, name: str) -> EncoderCard:
+        """Return ``card`` of these weights, called ``name``, with the normalisation that is given, if one is.
+
+        Embeddings of one network by two normalisations differ: so do the names of the cards.
+        """
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        mean, std = self.mean or card.mean, self.std or card.std
+        told = digest
+        if (mean, std) != (card.mean, card.std):
+            told = hashlib.sha256(f"{digest} {_text(mean)} {_text(std)}".encode()).hexdigest()
+        return replace(card, name=key_of(name, told), mean=mean, std=std, weights_sha256=digest)
+
+
+def _channels(text: str, name: str, given: str) -> Channels:
+    try:
+        red, green, blue = (float(number) for number in text.split(","))
+    except ValueError as error:
+        raise EncoderError(f"{name} in '{given}' cannot be '{text}'; give three numbers: {name}:R,G,B") from error
+    for number in (red, green, blue):
+        if not (0 <= number <= 1) or (name == "std" and number == 0):
+            above = " above 0" if name == "std" else ""
+            raise EncoderError(
+                f"{name} in '{given}' cannot be {number:g}: pixels are in 0 to 1; give numbers{above} to 1"
+            )
+    return red, green, blue
+
+
+def _text(numbers: Channels) -> str:
+    return ",".join(f"{number:.9g}" for number in numbers)
 
 
 @dataclass(frozen=True)

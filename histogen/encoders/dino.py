@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from histogen.encoders.base import Encoder, EncoderCard, key_of
-from histogen.encoders.checkpoint import check_complete, load_matching, read_weights, vit_arguments
+from histogen.encoders.base import Encoder, EncoderCard
+from histogen.encoders.checkpoint import WeightsFile, check_complete, load_matching, read_weights, vit_arguments
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, build_vit
 from histogen.errors import EncoderError
 
 
-def load_dino(path: Path, *, key: str | None = None) -> Encoder:
-    """Return the encoder in a checkpoint of DINO, DINOv2 or Gen-DINO: the teacher unless ``key`` says otherwise.
+def load_dino(file: WeightsFile) -> Encoder:
+    """Return the encoder in a checkpoint of DINO, DINOv2 or Gen-DINO: the teacher unless its key says otherwise.
 
-    Its attention heads come from the arguments that DINO keeps beside its weights; ImageNet normalisation.
+    Its attention heads come from the arguments that DINO keeps beside its weights; ImageNet's normalisation unless
+    another is given.
 
     Raises:
         EncoderError: it is not a vision transformer, does not say how many heads it has, or some keys do not fit.
     """
-    weights = read_weights(path, key=key)
+    path = file.path
+    weights = read_weights(path, key=file.key)
     if weights.heads is None:
         vit_arguments(weights.state, heads=1)  # what is no vision transformer at all is said first
+        asked = replace(file, mean=file.mean or IMAGENET_MEAN, std=file.std or IMAGENET_STD)
         raise EncoderError(
-            f"'{path}' does not say how many attention heads its model has; name the model: "
-            f"timm:{_likely_name(weights.state)}@{path}"
+            f"'{path}' does not say how many attention heads its model has; name the model, and what it was "
+            "trained with: "
+            f"timm:{_likely_name(weights.state)}@{asked.at(path)}"
         )
     arguments = vit_arguments(weights.state, heads=weights.heads)
     model = build_vit("vit_small_patch16_224", arguments)
     check_complete(load_matching(model, weights.state), what=str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    suffix = "" if key is None else f"-{key}"
     card = EncoderCard(
-        name=key_of(path.stem + suffix, digest),
+        name="",
         dim=arguments["embed_dim"],
         image_px=224 if arguments["img_size"] % 14 == 0 and arguments["img_size"] > 224 else arguments["img_size"],
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        weights_sha256=digest,
-        source=path.name + suffix.replace("-", "#", 1),
+        weights_sha256="",
+        source=file.at(Path(path.name)),
         supervision="as its authors state",
     )
-    return Encoder(model, card)
+    return Encoder(model, file.named(card, path.stem if file.key is None else f"{path.stem}-{file.key}"))
 
 
 def _likely_name(state: Mapping[str, torch.Tensor]) -> str:

@@ -1,8 +1,8 @@
 """The one door to encoders: what a user may write, and who loads it.
 
 A run folder of ``histogen pretrain``, a folder that timm exported, ``timm:NAME``, ``timm:NAME@weights``,
-``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file; ``FILE#student`` takes these
-weights of a file that holds several.
+``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file. Behind a file, ``#student`` takes these weights where it
+holds several, and ``#mean:R,G,B#std:R,G,B`` is the normalisation that they were trained with, of pixels in 0–1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from histogen.encoders.base import Encoder
-from histogen.encoders.checkpoint import split_key
+from histogen.encoders.checkpoint import WeightsFile
 from histogen.encoders.dino import load_dino
 from histogen.encoders.timm import load_export
 from histogen.errors import EncoderError
@@ -39,9 +39,9 @@ def load_encoder(spec: str | Path, device: torch.device | str = "cpu") -> Encode
     path = Path(spec)
     if path.is_dir():
         return _load_folder(path).to(device)
-    file, key = split_key(str(spec))
-    if Path(file).is_file():
-        return load_dino(Path(file), key=key).to(device)
+    file = WeightsFile.parse(str(spec))
+    if file.path.is_file():
+        return load_dino(file).to(device)
     raise EncoderError(
         f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)}; "
         "give a run of `histogen pretrain`, timm:NAME, or a .pth file"
@@ -51,10 +51,10 @@ def load_encoder(spec: str | Path, device: torch.device | str = "cpu") -> Encode
 def absolute_spec(spec: str) -> str:
     """Return ``spec`` with the file or folder in it as a path that holds in a worker's folder too."""
     head, at, given = spec.rpartition("@")
-    path, key = split_key(given)
-    if not Path(path).exists():
+    file = WeightsFile.parse(given)
+    if not file.path.exists():
         return str(Path(spec).resolve()) if Path(spec).exists() else spec
-    return f"{head}{at}{Path(path).resolve()}{'' if key is None else f'#{key}'}"
+    return f"{head}{at}{file.at(file.path.resolve())}"
 
 
 def _load_folder(path: Path) -> Encoder:

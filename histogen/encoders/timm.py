@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from histogen.encoders.base import Encoder, EncoderCard, key_of
-from histogen.encoders.checkpoint import check_complete, load_matching, read_weights, split_key
+from histogen.encoders.checkpoint import WeightsFile, check_complete, load_matching, read_weights
 from histogen.errors import EncoderError
 from histogen.files import write_atomic
 
@@ -141,17 +141,19 @@ def load_export(folder: Path, *, name: str) -> Encoder:
 def load_timm(rest: str) -> Encoder:
     """Return ``timm:NAME`` with timm's pretrained weights, or ``timm:NAME@FILE`` with those of a local file.
 
+    The normalisation is timm's of NAME, unless the file is given another.
+
     Raises:
         EncoderError: no such model, its weights are not to be had, or the file's weights do not fit.
     """
     name, _, given = rest.partition("@")
     if given:
-        file, key = split_key(given)
+        file = WeightsFile.parse(given)
         model = build_vit(name, {}) if name.startswith("vit") else _create(name, pretrained=False)
-        report = load_matching(model, read_weights(Path(file), key=key).state)
-        check_complete(report, what=file)
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        return Encoder(model, _card_of(model, name=name, digest=digest, source=f"timm:{rest}", supervision="unknown"))
+        report = load_matching(model, read_weights(file.path, key=file.key).state)
+        check_complete(report, what=str(file.path))
+        card = _card_of(model, name=name, digest="", source=f"timm:{rest}", supervision="unknown")
+        return Encoder(model, file.named(card, name))
     model = _create(name, pretrained=True)
     digest = _state_digest(model)
     supervision = f"as stated by timm for '{name}'"

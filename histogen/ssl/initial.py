@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from histogen.encoders.checkpoint import LoadReport, check_complete, load_matching, read_weights, split_key
+from histogen.encoders.checkpoint import LoadReport, WeightsFile, check_complete, load_matching, read_weights
 from histogen.encoders.registry import load_encoder
+from histogen.errors import EncoderError
 from histogen.ssl.networks import DinoNetwork
 from histogen.ssl.teacher import copy_weights
 
@@ -39,9 +39,14 @@ def start_from(spec: str, networks: tuple[DinoNetwork, DinoNetwork], *, partial:
         EncoderError: there is no such encoder; nothing of it fits; or not all of it, and ``partial`` is false.
     """
     weights: Mapping[str, torch.Tensor]
-    file, key = split_key(spec)
-    if Path(file).is_file():
-        weights, supervision = read_weights(Path(file), key=key).state, "as its authors state"
+    file = WeightsFile.parse(spec)
+    if file.mean is not None:
+        raise EncoderError(
+            f"'{spec}': a training normalises by itself; give the weights alone: "
+            f"{replace(file, mean=None, std=None).at(file.path)}"
+        )
+    if file.path.is_file():
+        weights, supervision = read_weights(file.path, key=file.key).state, "as its authors state"
     else:
         encoder = load_encoder(spec)
         weights, supervision = encoder.backbone.state_dict(), encoder.card.supervision

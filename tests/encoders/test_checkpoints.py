@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from histogen.encoders.checkpoint import read_weights
 from histogen.encoders.registry import absolute_spec, load_encoder
 from histogen.encoders.timm import build_vit
 from histogen.errors import EncoderError
+from histogen.ssl.initial import start_from
 
 ARGUMENTS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 State = dict[str, torch.Tensor]
@@ -125,7 +128,9 @@ def test_heads_are_read_or_asked_for_and_never_guessed(tmp_path: Path) -> None:
     torch.save({"teacher": published.state_dict(), "args": {"num_heads": 5}}, tmp_path / "five.pth")
     assert load_encoder(tmp_path / "said.pth").backbone.blocks[0].attn.num_heads == 6
     for name in ("bare", "odd"):
-        with pytest.raises(EncoderError, match=r"how many attention heads .*: timm:vit_small_patch16_224@"):
+        with pytest.raises(
+            EncoderError, match=r"how many attention heads .*: timm:vit_small_patch16_224@.*#mean:0.485"
+        ):
             load_encoder(tmp_path / f"{name}.pth")
     with pytest.raises(EncoderError, match="width 384 cannot have 5 attention heads"):
         load_encoder(tmp_path / "five.pth")
@@ -161,4 +166,60 @@ def test_a_spec_holds_in_another_folder(tmp_path: Path, monkeypatch: pytest.Monk
     full = (tmp_path / "w.pth").resolve()
     assert absolute_spec("w.pth#student") == f"{full}#student"
     assert absolute_spec("timm:vit_tiny_patch16_224@w.pth#model") == f"timm:vit_tiny_patch16_224@{full}#model"
+    normed = "#mean:0.5,0.25,0.125#std:1,1,1"
+    assert absolute_spec(f"w.pth#student{normed}") == f"{full}#student{normed}"
     assert absolute_spec("timm:vit_tiny_patch16_224") == "timm:vit_tiny_patch16_224"
+
+
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("how", ["{file}", "{file}#teacher", "timm:vit_own@{file}"])
+def test_a_file_is_given_its_own_mean_and_std(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Oracle: the network on pixels normalised by hand. Embeddings by another normalisation have another name."""
+    model, built = vit(1), vit(0)
+    built.pretrained_cfg = {**built.pretrained_cfg, "input_size": (3, 32, 32)}
+    monkeypatch.setattr("histogen.encoders.timm.build_vit", lambda *_: built)
+    torch.save({"teacher": model.state_dict(), "args": {"num_heads": 3}}, tmp_path / "w#1.pth")
+    spec = how.format(file=tmp_path / "w#1.pth")
+    mean, std = torch.tensor([0.7, 0.5, 0.625]), torch.tensor([0.2, 0.25, 0.15])
+    plain, own = load_encoder(spec), load_encoder(f"{spec}#mean:0.7,.5,6.25e-1#std:0.2,0.25,0.15")
+    with torch.no_grad():
+        expected = model((images() / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+    torch.testing.assert_close(own(images()), expected, rtol=1e-4, atol=1e-5)
+    assert (own.card.mean, own.card.std) == ((0.7, 0.5, 0.625), (0.2, 0.25, 0.15))
+    assert float((plain(images()) - expected).abs().max()) > 0.01
+    assert own.card.name != plain.card.name
+    assert own.card.name[:-8] == plain.card.name[:-8]
+    assert own.card.weights_sha256 == plain.card.weights_sha256
+    usual = ["#".join(["", f"{name}:{','.join(map(str, numbers))}"]) for name, numbers in
+             (("std", plain.card.std), ("mean", plain.card.mean))]  # fmt: skip
+    assert load_encoder(spec + "".join(usual)).card == replace(plain.card, source=ANY)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [
+        ("#mean:0.5,0.5,0.5", "gives one of mean and std; give both"),
+        ("#teacher#std:1,1,1", "gives one of mean and std; give both"),
+        ("#mean:0.5,0.5#std:1,1,1", "mean in '.*' cannot be '0.5,0.5'; give three numbers"),
+        ("#mean:a,b,c#std:1,1,1", "mean in '.*' cannot be 'a,b,c'; give three numbers"),
+        ("#mean:123.7,116.3,103.5#std:1,1,1", "cannot be 123.7: pixels are in 0 to 1"),
+        ("#mean:nan,0,0#std:1,1,1", "cannot be nan"),
+        ("#mean:0,0,0#std:0,1,1", "std in '.*' cannot be 0: pixels are in 0 to 1; give numbers above 0"),
+        ("#mean:0,0,0#std:1,1,1#mean:0,0,0", "gives mean twice"),
+        ("#teacher#student", "gives key twice"),
+    ],
+)
+def test_a_mean_and_std_that_cannot_be(tmp_path: Path, suffix: str, message: str) -> None:
+    torch.save({"teacher": vit(0).state_dict(), "args": {"num_heads": 3}}, tmp_path / "w.pth")
+    with pytest.raises(EncoderError, match=message):
+        load_encoder(f"{tmp_path / 'w.pth'}{suffix}")
+
+
+def test_a_training_that_starts_from_weights_normalises_by_itself(tmp_path: Path) -> None:
+    with pytest.raises(
+        EncoderError, match=r"a training normalises by itself; give the weights alone: .*w\.pth#teacher$"
+    ):
+        start_from(f"{tmp_path / 'w.pth'}#teacher#mean:0,0,0#std:1,1,1", (None, None))  # type: ignore[arg-type]

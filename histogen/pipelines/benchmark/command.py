@@ -123,7 +123,7 @@ def named_specs(encoders: Sequence[str]) -> dict[str, str]:
     for text in encoders:
         name, equals, spec = text.partition("=")
         if not equals or not name or any(sign in name for sign in "/:@"):
-            name, spec = Path(text).name, text
+            name, spec = Path(text).name.replace("#", "-"), text  # NAME#1 is a run of a recipe
         if name in specs:
             raise ConfigError(f"two encoders are called '{name}' ('{specs[name]}' and '{spec}'); write NAME={spec}")
         specs[name] = spec
