@@ -31,6 +31,8 @@ MAX_PIXELS_PER_BYTE = 10_000
 """Blank tiles, packed, hold some hundred pixels in a byte."""
 SAME_MPP = 0.01
 """Two statements of a slide's resolution may differ by so much, relatively, without a word."""
+OVERVIEW_PIXELS = 16e6
+"""Pixels of level 0 that are read at a time for a picture of the whole slide."""
 LEVEL_TOLERANCE = 1.001
 """A level up to 0.1 % coarser than what is asked for is read without going one level finer."""
 
@@ -221,15 +223,18 @@ class BaseSlide(ABC):
         return self.read_overview(out)
 
     def read_overview(self, out: Extent) -> np.ndarray:
-        """Read the whole slide as ``out``, in strips, so that a slide with one level only needs little memory."""
-        ratio = self.extent.height / out.height
-        width = self.extent.width
-        rows = max(1, int(16e6 / max(1.0, width * ratio)))
-        strips = [
-            self.read_region(BoxL0(0, top * ratio, width, min(rows, out.height - top) * ratio),
-                             Extent(out.width, min(rows, out.height - top)))
-            for top in range(0, out.height, rows)
-        ]  # fmt: skip
+        """Read the whole slide as ``out``, in pieces, so that a slide with one level only needs little memory."""
+        across, down = self.extent.width / out.width, self.extent.height / out.height
+        columns = min(out.width, max(1, int(OVERVIEW_PIXELS / max(1.0, across * down))))
+        rows = min(out.height, max(1, int(OVERVIEW_PIXELS / max(1.0, columns * across * down))))
+        strips = []
+        for top in range(0, out.height, rows):
+            pieces = [
+                self.read_region(BoxL0(left * across, top * down, piece.width * across, piece.height * down), piece)
+                for left in range(0, out.width, columns)
+                for piece in [Extent(min(columns, out.width - left), min(rows, out.height - top))]
+            ]  # fmt: skip
+            strips.append(np.concatenate(pieces, axis=1))
         return np.concatenate(strips)
 
     def flags(self) -> tuple[str, ...]:

@@ -91,13 +91,14 @@ def _read_dicom(path: Path, size: int, modified: int) -> DicomFile | None:  # no
         return None
     kinds = said["ImageType"]
     kind = str(kinds[2]) if kinds is not None and not isinstance(kinds, str) and len(kinds) > 2 else "VOLUME"
-    width, height = (said[f"TotalPixelMatrix{side}"] or 0 for side in ("Columns", "Rows"))
+    numbers = [said[key] or 0 for key in ("TotalPixelMatrixColumns", "TotalPixelMatrixRows", "Rows", "Columns")]
+    if not all(isinstance(number, int) for number in numbers):
+        return None
+    width, height, rows, columns = numbers
     frame = (str(said["FrameOfReferenceUID"] or ""), str(said["ContainerIdentifier"] or ""))
     pyramid = str(said["PyramidUID"] or "")
-    stored = int(said["Rows"] or 0) * int(said["Columns"] or 0)
-    return DicomFile(
-        path, str(said["SeriesInstanceUID"]), pyramid, frame, kind not in BESIDE, int(width) * int(height), stored
-    )
+    is_level = kind not in BESIDE
+    return DicomFile(path, str(said["SeriesInstanceUID"]), pyramid, frame, is_level, width * height, rows * columns)
 
 
 def dicom_slides(files: Iterable[DicomFile]) -> list[DicomSlide]:

@@ -79,6 +79,11 @@ def is_plain(page: Any) -> bool:
     return bool(plain and page.photometric in (2, 6) and page.predictor in (1, 2) and page.fillorder == 1)
 
 
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]} …"
+
+
 def check_sizes(page: Any) -> None:
     """Decline a directory whose extents are no extents.
 
@@ -89,7 +94,7 @@ def check_sizes(page: Any) -> None:
     for name in names:
         value = getattr(page, name)
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 < value < 2**32:
-            raise SlideError(f"its {name} is {value!r}, which is no number of pixels")
+            raise SlideError(f"its {name} is {_short(value)}, which is no number of pixels")
 
 
 def check_depth(page: Any) -> None:

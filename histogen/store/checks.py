@@ -32,7 +32,7 @@ def damaged_shards(store: TileStore) -> list[str]:
     sentences = []
     for shard, note in store.ledger.notes(TILES).items():
         file = chunk_path(store.path / TILES, shard, 4)
-        if not file.exists():
+        if not file.is_file():
             sentences.append(f"shard '{file}' is missing; run what made it with --resume")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != note["sha256"]:
             sentences.append(f"shard '{file}' differs from its note; delete it and run what made it with --resume")

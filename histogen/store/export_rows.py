@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from histogen.errors import MissingDependencyError, StoreError
 from histogen.files import TEMPORARY
 from histogen.store.layout import unpack_text
+from histogen.store.merging import recode
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 
@@ -52,15 +54,23 @@ def placement_of(tiles: TileSet) -> Placement:
     slide = store.provenance.get("slide")
     if store.kind != "slide" or store.mpp is None or not isinstance(slide, dict) or not tiles.has_column("x_l0"):
         raise StoreError(f"store '{store.path}' ({store.kind}) has no places on a slide; export it as parquet instead")
-    mpp_l0 = float(np.sqrt(slide["mpp"][0] * slide["mpp"][1]))
+    try:
+        x, y = (float(value) for value in slide["mpp"])
+        stated = float(slide.get("objective_power") or 0)
+        stride = int(store.provenance.get("grid", {}).get("stride_px", store.tile_px))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"store '{store.path}' does not say how its slide was tiled; make it again") from error
+    mpp_l0 = math.sqrt(x * y) if min(x, y) > 0 else 0.0
+    if not (0 < mpp_l0 < math.inf and 0 <= stated < math.inf):
+        raise StoreError(f"store '{store.path}' says that its slide has {x:g} x {y:g} mpp; make it again")
     return Placement(
         x_l0=tiles.column("x_l0"),
         y_l0=tiles.column("y_l0"),
         size_l0=store.tile_px * store.mpp / mpp_l0,
         mpp=store.mpp,
         mpp_l0=mpp_l0,
-        power=float(slide.get("objective_power") or MICRONS_TIMES_POWER / mpp_l0),
-        overlap_px=store.tile_px - int(store.provenance.get("grid", {}).get("stride_px", store.tile_px)),
+        power=stated or MICRONS_TIMES_POWER / mpp_l0,
+        overlap_px=store.tile_px - stride,
     )
 
 
@@ -72,8 +82,8 @@ def columns_of(tiles: TileSet) -> dict[str, NDArray[Any] | list[Any]]:
         attributes = store.rows_attributes(f"columns/{name}")
         values = tiles.read_rows(f"columns/{name}")
         if "categories" in attributes:
-            names = [*attributes["categories"], None]
-            columns[name] = [names[code] for code in values]
+            own = attributes["categories"]
+            columns[name] = [[*own, None][code] for code in recode(values, own, own)]
         elif "text" in attributes:
             columns[name] = unpack_text(values)
         else:

@@ -36,6 +36,11 @@ SHARD_TILES = 1024
 ABSENT = np.uint64(2**64 - 1)
 ROW_GROUPS = ("columns", "embeddings", "latents")
 TILES = "tiles"
+DTYPES = frozenset(
+    ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+)
+MAX_COUNT = 2**40
+"""More rows, or numbers in a row, than any store has."""
 CODEC_NAME = "imagecodecs_jpeg"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
@@ -94,8 +99,15 @@ def as_column(values: Column | ArrayLike) -> Column:
 
 
 def unpack_text(values: NDArray[np.uint8]) -> list[str]:
-    """Return the strings in zero-padded UTF-8 rows [N, k]."""
-    return [row.tobytes().rstrip(b"\0").decode() for row in values]
+    """Return the strings in zero-padded UTF-8 rows [N, k].
+
+    Raises:
+        StoreError: they are not UTF-8.
+    """
+    try:
+        return [row.tobytes().rstrip(b"\0").decode() for row in values]
+    except (UnicodeDecodeError, AttributeError) as error:
+        raise StoreError(f"a column of texts is not UTF-8 ({error}); make the store again") from error
 
 
 @dataclass(frozen=True)
@@ -128,15 +140,65 @@ class ArrayLayout:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> ArrayLayout:
-        """Read the layout back from ``zarr.json``."""
-        dtype = np.dtype(metadata["data_type"])
-        return cls(
-            shape=tuple(metadata["shape"]),
-            dtype=dtype.newbyteorder("<"),
-            shard_rows=int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0]),
-            fill=_fill_from_json(metadata["fill_value"]),
-            attributes=metadata.get("attributes", {}),
+        """Read the layout back from ``zarr.json``.
+
+        Raises:
+            StoreError: something is missing, or not what it must be.
+        """
+        chunk = _at(metadata, "chunk_grid", "configuration", "chunk_shape", 0)
+        attributes = metadata.get("attributes", {})
+        categories = attributes.get("categories", []) if isinstance(attributes, Mapping) else None
+        wrong = (
+            ("shape", not _are_counts(_at(metadata, "shape")) or not metadata["shape"]),
+            ("data_type", str(_at(metadata, "data_type")) not in DTYPES),
+            ("chunk_shape", not _are_counts([chunk]) or chunk == 0),
+            ("attributes", not isinstance(categories, list) or not all(isinstance(name, str) for name in categories)),
         )
+        if named := [key for key, is_wrong in wrong if is_wrong]:
+            raise StoreError(f"its {', '.join(named)} cannot be")
+        try:
+            fill = _fill_from_json(metadata["fill_value"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise StoreError("its fill_value cannot be") from error
+        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        return cls(tuple(metadata["shape"]), dtype, int(chunk), fill, attributes)
+
+
+def check_attributes(attributes: Any, path: Path) -> None:
+    """Refuse what the root of a store says of itself where it cannot be.
+
+    Raises:
+        StoreError: a key is missing, or its value is of another type.
+    """
+    if not isinstance(attributes, Mapping) or attributes.get("format") != FORMAT:
+        said = attributes.get("format") if isinstance(attributes, Mapping) else attributes
+        raise StoreError(f"store '{path}' has format {said!r:.40}, this histogen reads {FORMAT}")
+    mpp, name = attributes.get("mpp"), attributes.get("store_id")
+    wrong = (
+        ("kind", attributes.get("kind") not in KINDS),
+        ("store_id", not (isinstance(name, str) and _NAME.fullmatch(name))),
+        ("tile_px", not _are_counts([attributes.get("tile_px")]) or attributes["tile_px"] == 0),
+        ("num_tiles", not _are_counts([attributes.get("num_tiles")])),
+        ("shard_tiles", not _are_counts([attributes.get("shard_tiles")]) or attributes["shard_tiles"] == 0),
+        ("mpp", mpp is not None and not (type(mpp) in (int, float) and 0 < mpp < np.inf)),
+        ("provenance", not isinstance(attributes.get("provenance"), dict)),
+    )
+    if named := [key for key, is_wrong in wrong if is_wrong]:
+        raise StoreError(f"store '{path}' has malformed metadata ({', '.join(named)}); make it again")
+
+
+def _at(node: Any, *keys: str | int) -> Any:
+    """Return what lies under ``keys`` of a tree of JSON; None where there is nothing."""
+    for key in keys:
+        if isinstance(node, Mapping) if isinstance(key, str) else isinstance(node, list):
+            node = node.get(key) if isinstance(key, str) else node[key] if len(node) > key else None
+        else:
+            return None
+    return node
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_COUNT for value in values)
 
 
 def shard_tiles_of(num_tiles: int) -> int:
@@ -185,7 +247,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         metadata = json.loads((folder / "zarr.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f"'{folder}' is not a Zarr store (no zarr.json); check the path") from error
-    except ValueError as error:
+    except OSError as error:
+        raise StoreError(f"'{folder}/zarr.json' cannot be read ({error.strerror}); restore it") from error
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"'{folder}/zarr.json' is not JSON ({error}); restore it or make the store again") from error
     if not isinstance(metadata, dict):
         raise StoreError(f"'{folder}/zarr.json' holds no mapping; restore it or make the store again")

@@ -13,7 +13,10 @@ from typing import Any
 
 from histogen.errors import StoreError
 from histogen.files import write_atomic
-from histogen.store.layout import check_name
+from histogen.store.layout import TILES, check_name
+
+SAID = (("count", int), ("bytes", int), ("sha256", str))
+"""What the note of a shard of tiles says, at least."""
 
 
 class Ledger:
@@ -38,15 +41,21 @@ class Ledger:
         """Return the note of a finished shard.
 
         Raises:
-            StoreError: there is none, or it is not JSON.
+            StoreError: there is none, or it does not say what a note says.
         """
         path = self._stage(stage) / f"{shard}.json"
         try:
-            return dict(json.loads(path.read_bytes()))
+            note = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise StoreError(f"shard {shard} of stage '{stage}' has no note '{path}'; run the stage again") from error
-        except ValueError as error:
+        except OSError as error:
+            raise StoreError(f"note '{path}' cannot be read ({error.strerror}); run the stage again") from error
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"note '{path}' is not JSON ({error}); delete it and resume the stage") from error
+        needed = SAID if stage == TILES else ()
+        if not isinstance(note, dict) or any(type(note.get(key)) is not kind for key, kind in needed):
+            raise StoreError(f"note '{path}' does not say what a note says; delete it and resume the stage")
+        return note
 
     def notes(self, stage: str) -> dict[int, dict[str, Any]]:
         """Return the notes of all finished shards of ``stage``, in order."""

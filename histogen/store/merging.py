@@ -72,7 +72,16 @@ def categories_of(store: TileStore, name: str) -> list[str] | None:
 
 
 def recode(values: NDArray[Any], own: list[str] | None, merged: list[str]) -> NDArray[Any]:
-    """Return codes into ``merged`` for codes into ``own``; -1 stays -1."""
+    """Return codes into ``merged`` for codes into ``own``; -1 stays -1.
+
+    Raises:
+        StoreError: a code has no name.
+    """
+    count = len(own or ())
+    if values.dtype.kind not in "iu" or (values.size and not (values.min() >= -1 and values.max() < count)):
+        raise StoreError(
+            f"a column of {count} categories holds other codes than -1 to {count - 1}; make the store again"
+        )
     positions = {name: code for code, name in enumerate(merged)}
     table = np.array([*(positions[name] for name in own or ()), -1], dtype=np.int64)
     return table[values]

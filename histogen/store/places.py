@@ -198,24 +198,29 @@ def _is_extent(sides: Any, extent: Extent, slack: float = 1.0) -> bool:
     return all(abs(a - b) <= slack for a, b in zip(sides, (extent.width, extent.height), strict=True))
 
 
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:60]} …"
+
+
 def _number(said: Mapping[str, Any], key: str) -> float | None:
     values = _values(said, key)
     if values is not None and (len(values) != 1 or values[0] < 0):
-        raise ValueError(f"its {key} is {values.tolist()}, not a number; give another file")
+        raise ValueError(f"its {key} is {_short(values.tolist())}, not a number; give another file")
     return None if values is None else float(values[0])
 
 
 def _pair(said: Mapping[str, Any], key: str) -> list[float] | None:
     values = _values(said, key)
     if values is not None and len(values) != 2:
-        raise ValueError(f"its {key} is {values.tolist()}, not a width and a height; give another file")
+        raise ValueError(f"its {key} is {_short(values.tolist())}, not a width and a height; give another file")
     return None if values is None else values.tolist()
 
 
 def _mean(said: Mapping[str, Any], key: str) -> float | None:
     values = _values(said, key)
     if values is not None and (not len(values) or values.min() <= 0):
-        raise ValueError(f"its {key} is {values.tolist()}; give another file")
+        raise ValueError(f"its {key} is {_short(values.tolist())}; give another file")
     return None if values is None else float(np.prod(values) ** (1 / len(values)))
 
 
@@ -224,5 +229,5 @@ def _values(said: Mapping[str, Any], key: str) -> NDArray[np.float64] | None:
         return None
     values = np.atleast_1d(np.asarray(said[key]))
     if values.dtype.kind not in "iuf" or values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError(f"its {key} is {said[key]!r}, not a number; give another file")
+        raise ValueError(f"its {key} is {_short(said[key])}, not a number; give another file")
     return values.astype(np.float64)

@@ -28,10 +28,12 @@ class RowArray:
         """
         metadata = read_metadata(path)
         try:
-            names = [codec["name"] for codec in metadata["codecs"]]
             layout = ArrayLayout.from_metadata(metadata)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise StoreError(f"'{path}/zarr.json' is not an array of a tile store ({error!r}); remake it") from error
+            names = [codec["name"] for codec in metadata["codecs"]]
+        except StoreError as error:
+            raise StoreError(f"'{path}/zarr.json' is not an array of a tile store: {error}; remake it") from error
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"'{path}/zarr.json' is not an array of a tile store (its codecs); remake it") from error
         if names != ["bytes"]:
             raise StoreError(f"array '{path}' has codecs {names}, not just 'bytes'; write it with histogen")
         return cls(path, layout)
@@ -71,8 +73,10 @@ class RowArray:
         num_rows = self.layout.shape[0]
         if wanted.size and not (int(wanted.min()) >= 0 and int(wanted.max()) < num_rows):
             raise StoreError(f"rows {wanted.min()} to {wanted.max()} are asked of '{self.path}', which has {num_rows}")
-        out = np.empty((len(wanted), *self.layout.row_shape), dtype=self.layout.dtype.newbyteorder("="))
         shards, positions = np.divmod(wanted, self.layout.shard_rows)
+        if len(shards):
+            self._chunk(int(shards[0]))  # as large as stated, or memory would be asked for that nothing fills
+        out = np.empty((len(wanted), *self.layout.row_shape), dtype=self.layout.dtype.newbyteorder("="))
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
             out[here] = self._chunk(int(shard))[positions[here]]
@@ -80,6 +84,8 @@ class RowArray:
 
     def _read_all(self) -> NDArray[Any]:
         rows = self.layout.shard_rows
+        for start in range(0, self.layout.shape[0], rows):
+            self._chunk(start // rows)
         out = np.empty(self.layout.shape, dtype=self.layout.dtype.newbyteorder("="))
         for start in range(0, len(out), rows):
             out[start : start + rows] = self._chunk(start // rows)[: len(out) - start]
@@ -94,5 +100,7 @@ class RowArray:
             raise IncompleteStoreError(
                 f"rows {shard * shape[0]} and on of '{self.path}' are not there yet; finish the stage with --resume"
             ) from error
-        except ValueError as error:
+        except OSError as error:
+            raise StoreError(f"chunk '{path}' cannot be read ({error.strerror}); delete its note and resume") from error
+        except (ValueError, OverflowError) as error:
             raise StoreError(f"chunk '{path}' has the wrong length ({error}); delete its note and resume") from error

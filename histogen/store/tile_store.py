@@ -96,23 +96,21 @@ class TileStore:
             StoreError: it is not a tile store, or its metadata are malformed.
         """
         path = Path(path)
-        attributes = layout.read_metadata(path).get("attributes", {}).get("histogen")
+        said = layout.read_metadata(path).get("attributes")
+        attributes = said.get("histogen") if isinstance(said, Mapping) else None
         if attributes is None:
             raise StoreError(f"'{path}' is a Zarr store but not a tile store of histogen; check the path")
-        if attributes.get("format") != layout.FORMAT:
-            raise StoreError(
-                f"store '{path}' has format {attributes.get('format')}, this histogen reads {layout.FORMAT}"
-            )
+        layout.check_attributes(attributes, path)
         try:
             tiles = layout.read_metadata(path / TILES)
             shape = tuple(tiles["shape"])
             codec = tiles["codecs"][0]["configuration"]["codecs"][0]
-            store = cls(path, attributes, JpegSettings.from_config(codec["configuration"]))
-        except (KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"store '{path}' has malformed metadata (missing {error}); make it again") from error
+            store, name = cls(path, attributes, JpegSettings.from_config(codec["configuration"])), codec["name"]
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            raise StoreError(f"store '{path}' has malformed metadata of its tiles ({error}); make it again") from error
         expected = (store.num_tiles, store.tile_px, store.tile_px, 3)
-        if shape != expected or codec["name"] != layout.CODEC_NAME:
-            raise StoreError(f"store '{path}' has tiles {shape} as {codec['name']}, its attributes say {expected}")
+        if shape != expected or name != layout.CODEC_NAME:
+            raise StoreError(f"store '{path}' has tiles {shape} as {name}, its attributes say {expected}")
         return store
 
     def __repr__(self) -> str:

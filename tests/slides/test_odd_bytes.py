@@ -198,3 +198,15 @@ def directory_bytes(path: Path) -> list[int]:
     with tifffile.TiffFile(path) as tiff:
         size = 20 if tiff.is_bigtiff else 12
         return [tag.offset + k for page in tiff.pages for tag in page.tags.values() for k in range(size)]
+
+
+@pytest.mark.parametrize("tag", ["TotalPixelMatrixRows", "TotalPixelMatrixColumns"])
+def test_dicom_with_two_numbers_where_one_should_be(tmp_path: Path, write_dicom: Callable[..., None], tag: str) -> None:
+    write_dicom(tmp_path, ["a.dcm"], np.full((100, 130, 3), 200, np.uint8), series="11", **{tag: [100, 100]})
+    assert_right_or_refused(tmp_path / "a.dcm")
+
+
+def test_a_long_value_is_cut_in_the_sentence(tmp_path: Path) -> None:
+    said = assert_right_or_refused(hand_made(tmp_path / "odd.tif", {323: (LONG, list(range(5000)))}))
+    assert "its tilelength is" in said
+    assert len(said) < 500

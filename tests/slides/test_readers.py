@@ -11,7 +11,7 @@ import tifffile
 
 from histogen.errors import MissingMppError, SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
-from histogen.slides.base import open_slide, require_mpp, slide_id_of
+from histogen.slides.base import BaseSlide, open_slide, require_mpp, slide_id_of
 from histogen.slides.drawn import draw_slide
 from histogen.slides.native import NativeSlide
 from histogen.slides.openslide import OpenSlideSlide
@@ -285,3 +285,26 @@ def test_chroma_is_not_blurred_a_second_time(drawn_path: Path, left: int, closer
         for k, tile in enumerate(tiles)
     ]
     assert bool(sum(error[:5]) < 0.9 * sum(error[5:])) is closer
+
+
+def test_a_picture_of_the_whole_is_the_same_in_pieces_of_any_size(
+    drawn_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one row of it stands for more pixels of the slide than are read at a time."""
+    slide, out = open_slide(drawn_path), Extent(37, 11)
+    whole = slide.read_region(BoxL0(0, 0, slide.extent.width, slide.extent.height), out)
+    most: list[float] = []
+    read = type(slide).read_region
+
+    def watched(self: BaseSlide, box: BoxL0, extent: Extent) -> np.ndarray:
+        most.append(box.width * box.height)
+        return read(self, box, extent)
+
+    monkeypatch.setattr(type(slide), "read_region", watched)
+    for pixels in (1e9, 60_000, 9_000):
+        most.clear()
+        monkeypatch.setattr("histogen.slides.base.OVERVIEW_PIXELS", pixels)
+        again = slide.read_overview(out)
+        assert np.abs(again.astype(int) - whole).max() <= 1
+        assert max(most) <= max(pixels, 1.01 * slide.extent.width * slide.extent.height / (37 * 11))
+    slide.close()

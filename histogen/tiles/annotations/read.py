@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable
@@ -131,4 +132,5 @@ def _reason(error: BaseException) -> str:
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | OSError):
         return " ".join(str(error).split())[:200]
-    return " ".join(f"{error}".split())[:200] or type(error).__name__
+    said = re.sub(r"^\w+(?:Exception|Error): ", "", f"{error}")  # GEOS begins with the name of its own
+    return " ".join(said.split())[:200] or type(error).__name__

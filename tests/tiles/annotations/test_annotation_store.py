@@ -100,3 +100,12 @@ def test_a_store_is_only_read(write: Write) -> None:
     assert len(read_areas(file).regions) == 1
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["a.db"]
+
+
+def test_a_geometry_that_is_none_is_said_without_names_of_exceptions(write: Write) -> None:
+    path = write([(shapely.box(0, 0, 5, 5), {"type": "a"})], compression=None)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE annotations SET geometry = x'01F401000000000000'")
+    connection.close()
+    with pytest.raises(SlideError, match=r"are not an AnnotationStore \(Unknown WKB type 500\); export them again$"):
+        read_areas(path)
