@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ def spoil_tree(tree: Any, draw: Random, odd: Callable[[Random], Any] = odd_value
         elif kind < 0.85:
             other, name = draw.choice(places)
             if name in other if isinstance(other, dict) else name < len(other):
-                holder[key] = other[name]
+                holder[key] = copy.deepcopy(other[name])  # a tree must not lead back into itself
         elif kind < 0.95 and isinstance(holder, dict):
             holder[draw.choice((str(key).upper(), f"{key}x", draw.choice(ODD_WORDS)))] = holder.pop(key)
         else:
@@ -143,6 +144,6 @@ def spoil_json(data: bytes, draw: Random) -> bytes:
     if kind < 0.6:
         try:
             return json.dumps(spoil_tree(json.loads(data), draw)).encode()
-        except (ValueError, RecursionError):  # a tree that leads back into itself
-            return b"{" * NESTED
-    return spoil_text(data.decode(), draw) if kind < 0.85 else spoil_bytes(data, draw)
+        except (ValueError, RecursionError):  # it was spoilt before
+            return data + b"}"
+    return spoil_text(data.decode(errors="replace"), draw) if kind < 0.85 else spoil_bytes(data, draw)

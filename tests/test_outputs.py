@@ -10,6 +10,7 @@ import pytest
 from histogen.config import StageConfig, dump_config
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.files import write_atomic
+from histogen.pipelines.inspect import describe
 from histogen.pipelines.outputs import claim_output, finish_output, is_complete, read_run
 
 
@@ -105,3 +106,27 @@ def test_overwrite_deletes_no_input(tmp_path: Path, key: str, inner: str) -> Non
     assert (out / "encoder").exists()
     claim_output(Reads(out=out, overwrite=True, tiles=[tmp_path / "elsewhere"]), command="toy")
     assert not (out / "encoder").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "run.json' is not JSON"), (b"[]", "holds no names and values"), (b"\xff", "is not JSON"),
+        (b'{"results": 5}', "under 'results'"), (b'{"inputs": []}', "under 'inputs'"),
+    ],
+)  # fmt: skip
+def test_a_record_that_somebody_changed_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    claim_output(StageConfig(out=tmp_path / "run"), command="toy")
+    (tmp_path / "run" / "run.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        claim_output(StageConfig(out=tmp_path / "run", resume=True), command="toy")
+    with pytest.raises(ConfigError, match=message):
+        describe(tmp_path / "run")
+
+
+def test_a_config_that_somebody_changed_is_one_sentence(tmp_path: Path) -> None:
+    claim_output(StageConfig(out=tmp_path / "run"), command="toy")
+    for content, message in ((b"- 1", "holds a list"), (b"a: [", "is not YAML"), (b"\xff", "is not YAML")):
+        (tmp_path / "run" / "config.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=f"config.yaml' {message}"):
+            describe(tmp_path / "run")

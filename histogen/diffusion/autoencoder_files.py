@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, VQModel
+from safetensors import safe_open
 
 from histogen.diffusion.autoencoder import Autoencoder, unshuffling
 from histogen.diffusion.hub import readable_name
 from histogen.diffusion.published import load_ldm_autoencoder
 from histogen.errors import ConfigError
-from histogen.training.weights import weights_sha256
+from histogen.files import read_json
+from histogen.training.weights import usable, weights_sha256
 
 
 def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoencoder:
@@ -28,11 +31,14 @@ def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoen
     folder = inner if (inner / "config.json").exists() else folder
     if not (folder / "config.json").exists():
         raise ConfigError(f"'{folder}' holds no autoencoder (no config.json); train one with train-autoencoder")
-    name = AutoencoderKL.load_config(folder).get("_class_name")
+    name = read_json(folder / "config.json").get("_class_name")
     classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
-    if name not in classes:
+    if str(name) not in classes:
         raise ConfigError(f"'{folder}' holds a {name}; AutoencoderKL and VQModel can be used")
-    model = classes[name].from_pretrained(folder)
+    with usable(f"autoencoder '{folder}'", "train it again, or copy it again"):
+        model, found = classes[str(name)].from_pretrained(folder, output_loading_info=True)
+    if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
+        raise ConfigError(f"autoencoder '{folder}' lacks, or has no place for, {_some(odd)}; copy it again")
     channels = int(model.config["in_channels"])
     if 3 * unshuffling(model) ** 2 != channels:
         raise ConfigError(f"the autoencoder in '{folder}' takes {channels} channels; one of colour images takes 3")
@@ -48,3 +54,21 @@ def run_folder(folder: Path) -> Path:
 def autoencoder_name(autoencoder: Autoencoder, folder: Path) -> str:
     """Return the name under which its latents are stored: the run's folder name and a digest of the weights."""
     return f"{readable_name(run_folder(folder))}-{weights_sha256(autoencoder.state_dict())[:8]}"
+
+
+def check_names(model: torch.nn.Module, folder: Path) -> None:
+    """Refuse a part of a pipeline of ours whose file has other tensors than the part: it would keep random ones.
+
+    Raises:
+        ConfigError: the message names them.
+    """
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            names |= set(tensors.keys())
+    if odd := sorted(names ^ set(model.state_dict())):
+        raise ConfigError(f"'{folder}' lacks, or has no place for, {_some(odd)}; copy it again")
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} tensors ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ from torch import Tensor
 
 from histogen.config import Precision
 from histogen.diffusion.autoencoder import Autoencoder, decode_latents, downsampling
+from histogen.diffusion.autoencoder_files import check_names
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.micro_batch import map_micro_batches
-from histogen.diffusion.sampling import sample_latents
+from histogen.diffusion.sampling import build_sampler, sample_latents
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
+from histogen.files import read_json
 from histogen.training.precision import autocast, resolve_precision
-from histogen.training.weights import weights_sha256
+from histogen.training.weights import usable, weights_sha256
 
 
 class EldmPipeline(DiffusionPipeline):
@@ -126,14 +127,24 @@ def load_pipeline(run: Path, device: torch.device | str = "cpu") -> EldmPipeline
     index = folder / "model_index.json"
     if not index.exists():
         raise ConfigError(f"'{run}' holds no E-LDM (no pipeline/model_index.json); train one with train-eldm")
-    if json.loads(index.read_text()).get("_class_name") != EldmPipeline.__name__:
+    if read_json(index).get("_class_name") != EldmPipeline.__name__:
         raise ConfigError(f"'{folder}' holds another kind of diffusers pipeline; give a run folder of train-eldm")
+    with usable(f"E-LDM '{folder}'", "train it again, or copy it again"):
+        pipeline = _load(folder)
+    for part in (pipeline.unet, pipeline.autoencoder, pipeline.conditioner):
+        part.eval().requires_grad_(False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _load(folder: Path) -> Any:
     shown = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     pipeline: Any = EldmPipeline.from_pretrained(folder, local_files_only=True)
     if shown:
         diffusers_logging.enable_progress_bar()
-    for part in (pipeline.unet, pipeline.autoencoder, pipeline.conditioner):
-        part.eval().requires_grad_(False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    for part in ("unet", "autoencoder", "conditioner"):
+        check_names(getattr(pipeline, part), folder / part)
+    is_flow = "FlowMatch" in type(pipeline.scheduler).__name__
+    build_sampler(SamplerSettings(name="flow_euler" if is_flow else "dpmpp_2m"), pipeline.scheduler)
+    return pipeline

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -11,6 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from histogen.errors import EncoderError
+
+MAX_COUNT = 100_000
+"""A side in pixels, and the length of an embedding, are less."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,41 @@ class EncoderCard:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EncoderCard:
-        """Return the card that :meth:`to_json` wrote."""
+        """Return the card that :meth:`to_json` wrote.
+
+        Raises:
+            EncoderError: a value is missing, or not what it must be.
+        """
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        wrong = [name for name, is_right in _RIGHT.items() if name not in fields or not is_right(fields[name])]
+        wrong += [repr(name) for name in fields if name not in _RIGHT]
+        if wrong:
+            raise EncoderError(f"the card of an encoder cannot have such {', '.join(wrong)[:200]}; export it again")
         return cls(**fields)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value < MAX_COUNT
+
+
+def _are_channels(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(type(n) in (int, float) and isfinite(n) for n in value)
+
+
+_RIGHT: Mapping[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "dim": _is_count,
+    "image_px": _is_count,
+    "mean": _are_channels,
+    "std": lambda value: _are_channels(value) and min(value) > 0,
+    "weights_sha256": _is_text,
+    "source": _is_text,
+    "supervision": _is_text,
+}
 
 
 class Encoder(nn.Module):

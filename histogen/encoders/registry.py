@@ -7,7 +7,6 @@ holds several, and ``#mean:R,G,B#std:R,G,B`` is the normalisation that they were
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -17,7 +16,9 @@ from histogen.encoders.checkpoint import WeightsFile
 from histogen.encoders.dino import load_dino
 from histogen.encoders.timm import load_export
 from histogen.errors import EncoderError
+from histogen.files import read_json
 from histogen.names import resolve
+from histogen.training.weights import usable
 
 ENCODERS = {
     "timm": "histogen.encoders.timm:load_timm",
@@ -33,6 +34,11 @@ def load_encoder(spec: str | Path, device: torch.device | str = "cpu") -> Encode
     Raises:
         EncoderError: there is no such folder, file or name, or its weights cannot be used.
     """
+    with usable(f"encoder '{spec}'"):
+        return _load(spec, device)
+
+
+def _load(spec: str | Path, device: torch.device | str) -> Encoder:
     kind, _, rest = str(spec).partition(":")
     if kind in ENCODERS:
         return resolve(ENCODERS, kind, what="encoder")(rest).to(device)
@@ -63,7 +69,7 @@ def _load_folder(path: Path) -> Encoder:
     if (path / "config.json").is_file():
         return load_export(path, name=path.resolve().name)
     record = path / "run.json"
-    made_by = json.loads(record.read_text()).get("command") if record.is_file() else None
+    made_by = read_json(record).get("command") if record.is_file() else None
     if made_by not in (None, "pretrain"):
         raise EncoderError(f"'{path}' is an output of {made_by}, not an encoder; give a run of `histogen pretrain`")
     if (path / "checkpoints").is_dir():

@@ -22,7 +22,8 @@ from torch import nn
 from histogen.encoders.base import Encoder, EncoderCard, key_of
 from histogen.encoders.checkpoint import WeightsFile, check_complete, load_matching, read_weights
 from histogen.errors import EncoderError
-from histogen.files import write_atomic
+from histogen.files import read_json, write_atomic
+from histogen.training.weights import UNREADABLE
 
 CARD_NAME = "histogen.json"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -128,11 +129,15 @@ def load_export(folder: Path, *, name: str) -> Encoder:
         raise EncoderError(f"encoder folder '{folder}' has no model.safetensors; export it again")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        raise EncoderError(f"encoder folder '{folder}' cannot be loaded by timm: {error}; export it again") from error
+    except UNREADABLE as error:
+        said = " ".join(str(error).split())
+        raise EncoderError(
+            f"encoder folder '{folder}' cannot be loaded by timm: {said[:300]}{' …' if len(said) > 300 else ''}; "
+            "export it again"
+        ) from error
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if (folder / CARD_NAME).is_file():
-        values = json.loads((folder / CARD_NAME).read_text())
+        values = read_json(folder / CARD_NAME)
         card = EncoderCard.from_json({**values, "weights_sha256": digest, "name": key_of(name, digest)})
         return Encoder(model, card)
     return Encoder(model, _card_of(model, name=name, digest=digest, source=str(folder.name), supervision="unknown"))

@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from histogen.errors import ConfigError, HistogenError
-from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_run, records_folder
+from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_config, read_run, records_folder
 from histogen.store.checks import damaged_shards, first_copies
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
+from histogen.training.journal import JOURNAL_NAME, read_journal
 
 WIDTH = 110
-METRICS_NAME = "metrics.jsonl"
 MAX_CATEGORIES = 12
 MAX_COPIES = 20
 
@@ -179,15 +179,14 @@ def _run(path: Path) -> Iterable[RenderableType]:
     yield _facts(facts)
     if records_folder(path) != path:
         return  # a store says its config in its provenance
-    config = yaml.safe_load((records_folder(path) / CONFIG_NAME).read_text())
     yield Text("config", style="bold")
-    yield Text(yaml.safe_dump(config, sort_keys=False).rstrip())
+    yield Text(yaml.safe_dump(read_config(path), sort_keys=False).rstrip())
 
 
 def _last_metrics(path: Path) -> dict[str, Any]:
-    file = path / METRICS_NAME
-    lines = file.read_text().splitlines() if file.exists() else []
-    return dict(json.loads(lines[-1])) if lines else {}
+    file = path / JOURNAL_NAME
+    rows = read_journal(file) if file.exists() else []
+    return rows[-1] if rows else {}
 
 
 # slides

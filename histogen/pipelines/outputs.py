@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 import histogen
-from histogen.config import StageConfig, changed_keys, dump_config
+from histogen.config import StageConfig, changed_keys, dump_config, read_yaml
 from histogen.errors import ConfigError, OutputExistsError
-from histogen.files import is_temporary, remove_temporaries, write_atomic
+from histogen.files import is_temporary, read_json, remove_temporaries, write_atomic
 
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
@@ -104,15 +103,27 @@ def finish_output(out: Path, **results: Any) -> None:
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """Return the record of the stage in ``out``; empty when there is none."""
+    """Return the record of the stage in ``out``; empty when there is none.
+
+    Raises:
+        ConfigError: it is not what a stage has recorded.
+    """
     path = records_folder(out) / RUN_NAME
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    record = read_json(path) if path.exists() else {}
+    groups = [key for key in ("results", "inputs") if not isinstance(record.get(key, {}), dict)]
+    if groups:
+        raise ConfigError(f"'{path}' holds no names and values under '{groups[0]}'; restore it, or start again")
+    return record
 
 
 def read_config(out: Path) -> dict[str, Any]:
-    """Return the recorded config of the stage in ``out``; empty when there is none."""
+    """Return the recorded config of the stage in ``out``; empty when there is none.
+
+    Raises:
+        ConfigError: it is not what a stage has recorded.
+    """
     path = records_folder(out) / CONFIG_NAME
-    return dict(yaml.safe_load(path.read_text())) if path.exists() else {}
+    return read_yaml(path) if path.exists() else {}
 
 
 def is_claimed(out: Path) -> bool:

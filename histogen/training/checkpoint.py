@@ -16,6 +16,7 @@ import torch
 
 from histogen.errors import CheckpointError
 from histogen.files import write_atomic
+from histogen.training.weights import UNREADABLE
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -38,7 +39,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in ``folder`` that have their JSON, oldest first."""
-    return [path.with_suffix(".pt") for path in sorted(folder.glob("step-*.json"))]
+    notes = sorted(path for path in folder.glob("step-*.json") if path.stem.partition("-")[2].isdecimal())
+    return [path.with_suffix(".pt") for path in notes]
 
 
 def step_of(path: Path) -> int:
@@ -54,10 +56,9 @@ def load_newest(folder: Path, *, map_location: torch.device | str = "cpu") -> tu
     """
     paths = list_checkpoints(folder)
     for path in reversed(paths):
-        data = _verified(path)
-        if data is not None:
-            state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-            return int(json.loads(path.with_suffix(".json").read_text())["step"]), state
+        state = _verified(path, map_location)
+        if state is not None:
+            return step_of(path), state
     if paths:
         raise CheckpointError(
             f"none of the {len(paths)} checkpoints in '{folder}' verifies; start again with --overwrite"
@@ -65,10 +66,14 @@ def load_newest(folder: Path, *, map_location: torch.device | str = "cpu") -> tu
     return None
 
 
-def _verified(path: Path) -> bytes | None:
+def _verified(path: Path, map_location: torch.device | str) -> dict[str, Any] | None:
+    """Return the state in a checkpoint; None where it cannot be: the checkpoint before it is used then."""
     try:
         note = json.loads(path.with_suffix(".json").read_text())
         data = path.read_bytes()
-    except (OSError, ValueError):
-        return None  # unreadable is the same as not there: the checkpoint before it is used
-    return data if hashlib.sha256(data).hexdigest() == note.get("sha256") else None
+        if not isinstance(note, dict) or hashlib.sha256(data).hexdigest() != note.get("sha256"):
+            return None
+        state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except (*UNREADABLE, RecursionError):
+        return None
+    return state if isinstance(state, dict) else None

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histogen.errors import MissingDependencyError
+from histogen.errors import ConfigError, MissingDependencyError
 from histogen.files import write_atomic
 
 JOURNAL_NAME = "metrics.jsonl"
@@ -86,11 +86,26 @@ class Board:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a journal; a torn last line is left out."""
+    """Return the rows of a journal; a torn last line is left out.
+
+    Raises:
+        ConfigError: it cannot be read, or a whole line is no row.
+    """
     rows = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"journal '{path}' cannot be read ({error}); restore it, or start again") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise ConfigError(f"line {number} of journal '{path}' is no row; delete it, or start again")
+        rows.append(row)
     return rows
 
 

@@ -14,6 +14,7 @@ from histogen.progress import Bar, progress_bar
 from histogen.training import processes
 from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, step_of
 from histogen.training.journal import BOARD_NAME, JOURNAL_NAME, Board, Journal, write_curves
+from histogen.training.weights import UNREADABLE
 
 MAX_NONFINITE = 3
 """Steps in a row with a loss that is not finite before the run stops itself."""
@@ -126,9 +127,16 @@ def _restore(task: Task, run_dir: Path, window: _Window, num_steps: int) -> int:
         sys.stderr.write(f"checkpoint '{newest}' does not verify; going on from the one before it, at step {step}\n")
     if step > num_steps:
         raise CheckpointError(f"'{run_dir}' is at step {step}, beyond the {num_steps} asked for; ask for more steps")
-    task.load_state_dict(state["task"])
-    saved = state["window"]
-    window.sums, window.counts, window.nonfinite = dict(saved["sums"]), dict(saved["counts"]), saved["nonfinite"]
+    try:
+        task.load_state_dict(state["task"])
+        saved = state["window"]
+        window.sums, window.counts, window.nonfinite = dict(saved["sums"]), dict(saved["counts"]), saved["nonfinite"]
+    except UNREADABLE as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"the checkpoint of step {step} in '{run_dir}' is of another network or is damaged ({said}); start again "
+            "with --overwrite"
+        ) from error
     return step
 
 

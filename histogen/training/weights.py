@@ -9,6 +9,7 @@ import pickle  # noqa: TID251 - only the name of the error that a refused file r
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +18,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file
 
-from histogen.errors import WeightsError
+from histogen.errors import HistogenError, WeightsError
 
 
 def _harmless() -> Iterator[Any]:
@@ -36,6 +37,21 @@ HARMLESS = tuple(_harmless())
 NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
 """What torch's restricted unpickler raises on a file of something else."""
 UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
+
+
+@contextmanager
+def usable(what: str, advice: str = "export it again, or give another") -> Iterator[None]:
+    """Turn what libraries raise of files that are not what they seem into one sentence about ``what``.
+
+    Raises:
+        WeightsError: one of them was raised; histogen's own errors are let through.
+    """
+    try:
+        yield
+    except HistogenError:
+        raise
+    except UNREADABLE as error:
+        raise WeightsError(f"{what} cannot be used ({_first_line(error)}); {advice}") from error
 
 
 def read_content(path: Path) -> Any:
@@ -103,4 +119,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0] if lines and not isinstance(error, KeyError) else f"nothing under {error}"
+    return said if len(said) <= 200 else f"{said[:200]} …"

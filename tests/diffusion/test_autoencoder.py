@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, VQModel
+from safetensors.torch import load_file, save_file
 
 from histogen.diffusion.autoencoder import (
     build_autoencoder,
@@ -190,3 +191,42 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(ConfigError, match="UNet2DModel"):
         load_autoencoder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_an_autoencoder_whose_tensors_do_not_fit_is_one_sentence(kind: str, tmp_path: Path) -> None:
+    """Diffusers would put random numbers in the place of those that are missing."""
+    tiny(kind).save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    renamed = {("encoder.conv_in.bios" if key == "encoder.conv_in.bias" else key): v for key, v in state.items()}
+    for content, message in (
+        (renamed, r"lacks, or has no place for, 2 tensors \(encoder.conv_in.bias, encoder.conv_in.bios\)"),
+        ({**state, "encoder.conv_in.bias": torch.zeros(9)}, "autoencoder '.*' cannot be used .*conv_in.bias"),
+    ):
+        save_file(content, file, metadata={"format": "pt"})
+        with pytest.raises(ConfigError, match=message) as caught:
+            load_autoencoder(tmp_path)
+        assert "\n" not in str(caught.value)
+    file.write_bytes(b"\xff" * 400)
+    with pytest.raises(ConfigError, match="autoencoder '.*' cannot be used"):
+        load_autoencoder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="config.json' is not JSON"):
+        load_autoencoder(tmp_path)
+
+
+def test_the_names_that_diffusers_has_given_up_are_read_as_before(tmp_path: Path) -> None:
+    """Autoencoders of the hub have attention under older names."""
+    torch.manual_seed(0)
+    model = build_autoencoder(AutoencoderSettings(**{**TINY, "attention": True}), tile_px=16).eval()
+    model.save_pretrained(tmp_path)
+    file, older = tmp_path / "diffusion_pytorch_model.safetensors", {}
+    for key, value in load_file(file).items():
+        for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+            key = key.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+        older[key] = value
+    assert any("proj_attn" in key for key in older)
+    save_file(older, file, metadata={"format": "pt"})
+    loaded = load_autoencoder(tmp_path).state_dict()
+    assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from histogen.config import Precision
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.diffusion.pipeline import EldmPipeline, load_pipeline, starting_noise
 from histogen.diffusion.settings import SamplerSettings
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, HistogenError
 
 SAMPLER = SamplerSettings(steps=4, interval=(0.0, 1.0))
 
@@ -156,3 +159,49 @@ def test_micro_batches_keep_order_and_drop_padding() -> None:
     made = map_micro_batches(double, rows, micro_batch=4, device=torch.device("cpu"))
     assert made.flatten().tolist() == [2.0 * k for k in range(10)]
     assert heights == [4, 4, 4]
+
+
+def without(tensor: str, name: str = "other") -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        state = load_file(file)
+        state[name] = state.pop(tensor)
+        save_file(state, file, metadata={"format": "pt"})
+
+    return change
+
+
+def said(**values: Any) -> Callable[[Path], None]:
+    return lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model_index.json", lambda file: file.write_text("{"), "model_index.json' is not JSON"),
+        ("model_index.json", lambda file: file.write_text("[]"), "holds no names and values"),
+        ("model_index.json", said(unet=["diffusers", "NoSuchClass"]), "E-LDM '.*' cannot be used"),
+        (f"unet/{WEIGHTS}", without("conv_in.weight"), "E-LDM '.*' cannot be used|conv_in.weight"),
+        (
+            f"conditioner/{WEIGHTS}",
+            without("mean"),
+            r"lacks, or has no place for, 2 tensors \(mean, other\)",
+        ),
+        (f"unet/{WEIGHTS}", lambda file: file.write_bytes(file.read_bytes()[:500]), "E-LDM '.*' cannot be used"),
+        ("conditioner/config.json", said(embedding_dim=-3), "E-LDM '.*' cannot be used"),
+        ("conditioner/config.json", said(injection="loud"), "unknown injection 'loud'"),
+        ("scheduler/scheduler_config.json", said(beta_start="small"), "E-LDM '.*' cannot be used"),
+    ],
+)
+def test_a_pipeline_that_somebody_changed_is_one_sentence(
+    tiny_pipeline: EldmPipeline, tmp_path: Path, file: str, change: Callable[[Path], None], message: str
+) -> None:
+    """A part without all of its tensors would keep what it was built with, and say nothing."""
+    tiny_pipeline.save_pretrained(tmp_path / "pipeline")
+    load_pipeline(tmp_path)
+    change(tmp_path / "pipeline" / file)
+    with pytest.raises(HistogenError, match=message) as caught:
+        load_pipeline(tmp_path)
+    assert "\n" not in str(caught.value)

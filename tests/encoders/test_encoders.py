@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from histogen.encoders.base import Encoder
 from histogen.encoders.checkpoint import load_matching, read_weights, vit_arguments
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
-from histogen.errors import EncoderError
+from histogen.errors import ConfigError, EncoderError
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
 MEAN, STD = (0.7, 0.5, 0.6), (0.2, 0.25, 0.15)
@@ -205,3 +207,43 @@ def test_read_weights_runs_no_code(tmp_path: Path) -> None:
     torch.save({"model": Encoder}, tmp_path / "code.pth")
     with pytest.raises(EncoderError, match="no readable weights"):
         read_weights(tmp_path / "code.pth")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("histogen.json", {"image_px": "32"}, "the card of an encoder cannot have such image_px"),
+        ("histogen.json", {"mean": [0.5, "0.5", 0.5]}, "cannot have such mean"),
+        ("histogen.json", {"std": [0.5, 0.0, 0.5]}, "cannot have such std"),
+        ("histogen.json", {"dim": [64]}, "cannot have such dim"),
+        ("histogen.json", {"weight": 1}, "cannot have such 'weight'"),
+        ("config.json", {"architecture": "no_such_model"}, "cannot be loaded by timm"),
+        ("config.json", {"model_args": "many"}, "cannot be loaded by timm"),
+    ],
+)
+def test_a_folder_that_somebody_changed_is_one_sentence(
+    tmp_path: Path, file: str, change: dict[str, Any], message: str
+) -> None:
+    export(tiny_vit(), tmp_path / "run" / "encoder")
+    path = tmp_path / "run" / "encoder" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(EncoderError, match=message) as caught:
+        load_encoder(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_none_are_one_sentence(tmp_path: Path) -> None:
+    export(tiny_vit(), tmp_path / "run" / "encoder")
+    path = tmp_path / "run" / "encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(EncoderError, match="cannot be loaded by timm"):
+        load_encoder(tmp_path / "run")
+    for name, tensor in (("patch_embed.proj.weight", torch.ones(())), ("blocks.0.mlp.fc2.weight", torch.ones(3))):
+        save({**tiny_vit().state_dict(), name: tensor}, tmp_path / "w.pth")
+        with pytest.raises(EncoderError) as caught:
+            load_encoder(tmp_path / "w.pth")
+        assert "\n" not in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "run.json").write_text("[]")
+    with pytest.raises(ConfigError, match="holds no names and values"):
+        load_encoder(tmp_path / "empty")

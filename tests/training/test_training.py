@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -107,6 +108,37 @@ def test_checkpoints_verify_and_fall_back(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
         load_newest(tmp_path)
     assert load_newest(tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("pt", b"no checkpoint"), ("json", b"7"), ("json", b"\xff"), ("json", b"{}"), ("pt", None), ("json", None)],
+)
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """Also one whose digest is right and whose content is none, and one in whose place a folder lies."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"x": torch.full((3,), float(step))}, keep=2)
+    (tmp_path / "step-old.json").write_text("somebody's")
+    file = tmp_path / f"step-00000002.{name}"
+    if content is None:
+        file.unlink()
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+        if name == "pt":
+            note = {"step": 2, "sha256": hashlib.sha256(content).hexdigest()}
+            file.with_suffix(".json").write_text(json.dumps(note))
+    found = load_newest(tmp_path)
+    assert found is not None
+    assert found[0] == 1
+    assert found[1]["x"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("row", ["no row", "[1]", '{"loss": 2}', "{" * 3000])
+def test_a_journal_with_a_line_that_is_no_row_names_it(tmp_path: Path, row: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "loss": 3}}\n{row}\n')
+    with pytest.raises(ConfigError, match="line 2 of journal '.*' is no row"):
+        read_journal(tmp_path / "metrics.jsonl")
 
 
 def test_weights_digest_sees_values_names_and_dtypes() -> None:
@@ -287,3 +319,10 @@ def test_checkpoint_json_is_plain(tmp_path: Path) -> None:
     note = json.loads(path.with_suffix(".json").read_text())
     assert note["step"] == 7
     assert note["bytes"] == path.stat().st_size
+
+
+@pytest.mark.parametrize("state", [{"weights": torch.zeros(5)}, {"optimizer": {}}, {}])
+def test_a_checkpoint_of_another_network_is_one_sentence(tmp_path: Path, state: dict) -> None:
+    save_checkpoint(tmp_path / "checkpoints", 4, {"task": state, "window": {}}, keep=1)
+    with pytest.raises(CheckpointError, match=r"the checkpoint of step 4 in '.*' is of another network or is damaged"):
+        fit(Walk(), run_dir=tmp_path, **SETTINGS)

@@ -13,7 +13,7 @@ import torch
 from histogen.config import Precision
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
 from histogen.errors import ConfigError, TrainingStoppedError
-from histogen.files import write_atomic
+from histogen.files import read_json, write_atomic
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_complete, read_run
 from histogen.pipelines.precision import run_precision
 from histogen.pipelines.pretrain.config import PretrainConfig
@@ -93,7 +93,7 @@ def initialise(config: PretrainConfig, networks: tuple[DinoNetwork, DinoNetwork]
         return {}
     recorded = config.out / START_NAME
     if config.resume and recorded.exists() and list_checkpoints(config.out / "checkpoints"):
-        return dict(json.loads(recorded.read_text()))
+        return read_json(recorded)
     return start_from(config.init_from, networks, partial=config.init_partial).to_json()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from histogen.compute.client import Compute
 from histogen.config import Precision
@@ -219,4 +220,7 @@ def recorded_sampler(run: Path) -> SamplerSettings:
     record = read_run(run).get("results", {})
     if "sampler" not in record:
         raise ConfigError(f"'{run}' is not a finished run of train-eldm; finish it with --resume")
-    return SamplerSettings.model_validate(record["sampler"])
+    try:
+        return SamplerSettings.model_validate(record["sampler"])
+    except ValidationError as error:
+        raise ConfigError(f"the sampler recorded in '{run}' cannot be used; set sampler, or train it again") from error
