@@ -76,7 +76,7 @@ class Watch:
             )
             paths = (path,) if writes else ()
         elif event in WRITES:
-            if event.startswith("os.") and any(isinstance(given, int) and given >= 0 for given in arguments[1:]):
+            if event.startswith("os.") and event != "os.truncate" and arguments[-1] >= 0:
                 return  # counted from an open folder, as shutil.rmtree does, which is seen itself
             paths = {"os.rename": arguments[:2], "os.link": arguments[1:2], "os.symlink": arguments[1:2]}.get(
                 event, arguments[:1]

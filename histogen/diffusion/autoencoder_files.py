@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from safetensors import safe_open
 
-from histogen.diffusion.autoencoder import Autoencoder, unshuffling
+from histogen.diffusion.autoencoder import Autoencoder, latent_statistics, unshuffling
 from histogen.diffusion.hub import readable_name
 from histogen.diffusion.published import load_ldm_autoencoder
 from histogen.errors import ConfigError
@@ -37,6 +37,9 @@ def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoen
         raise ConfigError(f"'{folder}' holds a {name}; AutoencoderKL and VQModel can be used")
     with usable(f"autoencoder '{folder}'", "train it again, or copy it again"):
         model, found = classes[str(name)].from_pretrained(folder, output_loading_info=True)
+        mean, std = latent_statistics(model, torch.zeros(1))
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise ConfigError(f"autoencoder '{folder}' states no mean and scale of its latents; train it again")
     if odd := [*found["missing_keys"], *found["unexpected_keys"]]:
         raise ConfigError(f"autoencoder '{folder}' lacks, or has no place for, {_some(odd)}; copy it again")
     channels = int(model.config["in_channels"])

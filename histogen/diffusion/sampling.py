@@ -67,6 +67,10 @@ def build_sampler(settings: SamplerSettings, trained: SchedulerMixin) -> Schedul
         # diffusers' DDIM steps back by a whole number of timesteps, and then ends somewhere else than at the data
         raise ConfigError(f"ddim with {settings.steps} steps: they must divide {shared['num_train_timesteps']}; use 50")
     if not is_flow:
+        if trained.config["prediction_type"] not in ("epsilon", "v_prediction"):
+            raise ConfigError(
+                f"a model that predicts '{trained.config['prediction_type']}' cannot be sampled; train it again"
+            )
         keys = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
         shared |= {key: trained.config[key] for key in keys}
         if settings.name == "ddim":

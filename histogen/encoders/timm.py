@@ -130,7 +130,7 @@ def load_export(folder: Path, *, name: str) -> Encoder:
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
     except UNREADABLE as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()) or "its weights do not fit its config"
         raise EncoderError(
             f"encoder folder '{folder}' cannot be loaded by timm: {said[:300]}{' …' if len(said) > 300 else ''}; "
             "export it again"

@@ -36,7 +36,10 @@ def _harmless() -> Iterator[Any]:
 HARMLESS = tuple(_harmless())
 NOT_TENSORS = (pickle.UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
 """What torch's restricted unpickler raises on a file of something else."""
-UNREADABLE = (*NOT_TENSORS, RuntimeError, EOFError, OSError, safetensors.SafetensorError)
+UNREADABLE = (
+    *NOT_TENSORS, RuntimeError, EOFError, OSError, AssertionError, ArithmeticError, safetensors.SafetensorError,
+)  # fmt: skip
+"""What libraries raise of weights, and of what is said beside them, that cannot be."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,14 @@ def test_the_names_that_diffusers_has_given_up_are_read_as_before(tmp_path: Path
     save_file(older, file, metadata={"format": "pt"})
     loaded = load_autoencoder(tmp_path).state_dict()
     assert all(torch.equal(value, loaded[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("said", [{"latents_std": [1.0, 0.0, 1.0]}, {"latents_mean": [0.0, "1,5", 0.0]}])
+def test_statistics_that_cannot_be_are_refused(said: dict[str, list], tmp_path: Path) -> None:
+    model = tiny("kl")
+    record_statistics(model, torch.zeros(3), torch.ones(3))
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **said}))
+    with pytest.raises(ConfigError, match="autoencoder '.*' (cannot be used|states no mean and scale)"):
+        load_autoencoder(tmp_path)

@@ -192,6 +192,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
         (f"unet/{WEIGHTS}", lambda file: file.write_bytes(file.read_bytes()[:500]), "E-LDM '.*' cannot be used"),
         ("conditioner/config.json", said(embedding_dim=-3), "E-LDM '.*' cannot be used"),
         ("conditioner/config.json", said(injection="loud"), "unknown injection 'loud'"),
+        ("scheduler/scheduler_config.json", said(prediction_type=3), "predicts '3' cannot be sampled"),
         ("scheduler/scheduler_config.json", said(beta_start="small"), "E-LDM '.*' cannot be used"),
     ],
 )
