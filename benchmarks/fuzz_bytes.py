@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -147,3 +148,35 @@ def spoil_json(data: bytes, draw: Random) -> bytes:
         except (ValueError, RecursionError):  # it was spoilt before
             return data + b"}"
     return spoil_text(data.decode(errors="replace"), draw) if kind < 0.85 else spoil_bytes(data, draw)
+
+
+def spoil_xml(data: bytes, draw: Random) -> bytes:
+    """Return a document of XML with elements, attributes or texts changed, or its words or bytes."""
+    kind = draw.random()
+    if kind > 0.7:
+        return spoil_text(data.decode(), draw) if kind < 0.9 else spoil_bytes(data, draw)
+    root = ElementTree.fromstring(data)  # noqa: S314 - our own
+    plain = [word for word in ODD_WORDS if "\0" not in word]
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        above = draw.choice([node for node in root.iter() if len(node)] or [root])
+        inner = draw.choice(list(root.iter()))
+        change = draw.random()
+        if inner.attrib and change < 0.4:
+            key = draw.choice(sorted(inner.attrib))
+            inner.set(key, draw.choice((*plain, draw.choice(list(root.iter())).get(key, "x"))))
+        elif inner.attrib and change < 0.5:
+            inner.attrib.pop(draw.choice(sorted(inner.attrib)))
+        elif change < 0.65:
+            inner.text = draw.choice(plain)
+        elif change < 0.72:
+            inner.tag = draw.choice(
+                ("Annotation", "Region", "annotation", "Vertex", "x", "Coordinates", f"{inner.tag}s")
+            )
+        elif len(above) and change < 0.82:
+            above.remove(draw.choice(list(above)))
+        elif change < 0.92:
+            above.insert(draw.randrange(len(above) + 1), copy.deepcopy(inner))
+        else:
+            for _ in range(draw.choice((3, 60))):
+                inner = ElementTree.SubElement(inner, inner.tag, dict(inner.attrib))
+    return bytes(ElementTree.tostring(root, encoding=draw.choice(("utf-8", "utf-8", "utf-16"))))

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from fuzz_bytes import ODD_WORDS, odd_value, spoil_bytes, spoil_json, spoil_text, spoil_tree
+from fuzz_bytes import ODD_WORDS, odd_value, spoil_bytes, spoil_json, spoil_text, spoil_tree, spoil_xml
 
 from histogen.config import load_config
 from histogen.errors import HistogenError
@@ -215,7 +215,7 @@ def spoil_annotations(path: Path, draw: Random) -> None:
     elif path.suffix in (".geojson", ".json"):
         path.write_bytes(spoil_json(data, draw))
     else:
-        path.write_bytes(spoil_text(data.decode(), draw) if draw.random() < 0.8 else spoil_bytes(data, draw))
+        path.write_bytes(spoil_xml(data, draw))
 
 
 def build_xml(folder: Path) -> list[Path]:
@@ -778,7 +778,7 @@ def is_bare(sentence: str) -> bool:
     import re
 
     names = re.search(r"Traceback|\b[A-Z]\w*(?:Error|Exception)\b", sentence)
-    return not sentence.strip() or "\n" in sentence.strip() or names is not None or len(sentence) > 3000
+    return not sentence.strip() or "\n" in sentence.strip() or names is not None or len(sentence) > 10_000
 
 
 KINDS: Mapping[str, Kind] = {

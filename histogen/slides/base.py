@@ -285,12 +285,18 @@ def open_slide(
             _check_plausible(slide)
             return slide
         except RefusedSlideError as error:
-            raise type(error)(f"slide '{path}' cannot be opened: {error}") from error
+            raise type(error)(f"slide '{path}' cannot be opened: {_printable(str(error))}") from error
         except HistogenError as error:
             reasons.append(str(error))
         except Exception as error:  # noqa: BLE001  odd bytes make a library raise whatever they lead it to
             reasons.append(f"the {name} reader cannot follow it: {str(error) or type(error).__name__}")
-    raise SlideError(f"slide '{path}' cannot be opened ({'; '.join(reasons)}); check that it is a whole slide image")
+    said = _printable("; ".join(reasons))
+    raise SlideError(f"slide '{path}' cannot be opened ({said}); check that it is a whole slide image")
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` on one line; libraries repeat what bytes they find."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in " ".join(text.split()))
 
 
 def _readers_for(path: Path) -> list[str]:

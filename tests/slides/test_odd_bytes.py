@@ -210,3 +210,11 @@ def test_a_long_value_is_cut_in_the_sentence(tmp_path: Path) -> None:
     said = assert_right_or_refused(hand_made(tmp_path / "odd.tif", {323: (LONG, list(range(5000)))}))
     assert "its tilelength is" in said
     assert len(said) < 500
+
+
+def test_what_a_library_repeats_of_a_file_is_said_on_one_line(tmp_path: Path, write_dicom: Callable[..., None]) -> None:
+    write_dicom(tmp_path, ["a.dcm"], np.full((64, 64, 3), 200, np.uint8), series="11")
+    data = (tmp_path / "a.dcm").read_bytes()
+    assert b"\x28\x00\x02\x00US" in data
+    (tmp_path / "a.dcm").write_bytes(data.replace(b"\x28\x00\x02\x00US", b"\x28\x00\x02\x00\x07\n"))
+    assert assert_right_or_refused(tmp_path / "a.dcm").isprintable()
