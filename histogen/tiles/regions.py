@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from histogen.errors import SlideError
 
 POLYGON, MULTIPOLYGON = 3, 6
 """Shapely's numbers of the geometries that have an area; what is above 3 is made of others."""
+
+MAX_L0 = 2.0**40
+"""More pixels than any slide is wide; far beyond it areas overflow."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,12 @@ def regions_of(shapes: Iterable[tuple[str, BaseGeometry | None]]) -> list[Region
     enclose, and parts that overlap are one.
 
     Raises:
-        ValueError: a coordinate is not a finite number.
+        ValueError: a coordinate is no number of pixels.
     """
     pairs = [(name, geometry) for name, geometry in shapes if geometry is not None]
     geometries = np.array([geometry for _, geometry in pairs], dtype=object)
     coordinates, owners = shapely.get_coordinates(geometries, return_index=True)
-    wrong = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
+    wrong = np.flatnonzero(~(np.abs(coordinates) < MAX_L0).all(axis=1))
     if len(wrong):
         raise ValueError(f"region {owners[wrong[0]]} has a corner at {coordinates[wrong[0]].tolist()}")
     plain = shapely.is_valid(geometries) & np.isin(shapely.get_type_id(geometries), (POLYGON, MULTIPOLYGON))
@@ -67,8 +71,18 @@ def region_shares(
     those of one name count once.
 
     Raises:
-        SlideError: one outline has two names.
+        SlideError: one outline has two names, or an outline cannot be laid over the tiles.
     """
+    try:
+        return _shares(regions, names, x_l0, y_l0, size_l0)
+    except shapely.errors.ShapelyError as error:
+        said = re.sub(r"^\w+(?:Exception|Error): ", "", " ".join(str(error).split()))
+        raise SlideError(f"regions cannot be laid over the tiles ({said}); draw them again more simply") from error
+
+
+def _shares(
+    regions: Sequence[Region], names: Sequence[str], x_l0: np.ndarray, y_l0: np.ndarray, size_l0: tuple[float, float]
+) -> np.ndarray:
     shares = np.zeros((len(x_l0), len(names)))
     chosen = [region for region in regions if region.name in set(names)]
     if not chosen or not len(x_l0):
@@ -84,6 +98,10 @@ def region_shares(
     by_tile = np.lexsort((hits, tiles))
     tiles, hits = tiles[by_tile], hits[by_tile]
     inside = shapely.intersection(polygons[hits], boxes[tiles])
+    with_area = shapely.area(inside) > 0  # the others touch their tile, and are lines that GEOS may not lay over areas
+    tiles, hits, inside = tiles[with_area], hits[with_area], inside[with_area]
+    for at in np.flatnonzero(~np.isin(shapely.get_type_id(inside), (POLYGON, MULTIPOLYGON))):
+        inside[at] = _polygonal(inside[at])
     starts = np.flatnonzero(np.diff(tiles, prepend=-1))
     for first, last in zip(starts, [*starts[1:], len(tiles)], strict=True):
         _add_areas(shares[tiles[first]], inside[first:last], codes[hits[first:last]])

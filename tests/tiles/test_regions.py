@@ -9,7 +9,7 @@ import pytest
 import shapely
 
 from histogen.errors import SlideError
-from histogen.tiles.regions import Region, label_tiles, region_shares, roi_shares
+from histogen.tiles.regions import Region, label_tiles, region_shares, regions_of, roi_shares
 
 SIDE = 40.0
 X, Y = (np.ravel(v) for v in np.meshgrid(np.arange(0, 240, SIDE), np.arange(0, 160, SIDE)))
@@ -60,6 +60,39 @@ def test_shares_are_those_of_a_painting(seed: int) -> None:
     np.testing.assert_allclose(shares, painted(parts, names), atol=1e-9)
     everywhere = roi_shares(regions, X, Y, (SIDE, SIDE))
     np.testing.assert_allclose(everywhere, shares.sum(1), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_regions_whose_edges_lie_on_those_of_tiles(seed: int) -> None:
+    """They meet their neighbours in lines and corners, which have no area to lay over others."""
+    rng = np.random.default_rng(seed)
+    regions = []
+    for number in range(8):
+        left, top = 40 * rng.integers(0, 5), 40 * rng.integers(0, 3)
+        box = shapely.box(left, top, left + 40 * rng.integers(1, 4), top + 20 * rng.integers(1, 5))
+        regions.append(Region("abc"[number % 3], box))
+    shapes = {region.geometry.wkt: region for region in regions}
+    regions = list(shapes.values())  # no outline twice
+    sizes = [region.geometry.area for region in regions]
+    regions = [region for region in regions if sizes.count(region.geometry.area) == 1]  # nor two of which none is inner
+    shares = region_shares(regions, ["a", "b", "c"], X, Y, (SIDE, SIDE))
+    np.testing.assert_allclose(shares, painted(regions, ["a", "b", "c"]), atol=1e-9)
+
+
+@pytest.mark.parametrize("corner", [1e308, -1e300, 2.0**40, float("inf")])
+def test_a_corner_beyond_any_slide_is_refused(corner: float) -> None:
+    """Its area overflows, and GEOS lays it over tiles where it is not."""
+    with pytest.raises(ValueError, match=r"region 1 has a corner at \[.*, 20\.0\]"):
+        regions_of([("a", shapely.box(0, 0, 5, 5)), ("b", shapely.Polygon([(0, 0), (corner, 20), (10, 70)]))])
+
+
+def test_what_cannot_be_laid_over_tiles_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise shapely.errors.GEOSException("TopologyException: side location conflict at 3 4")
+
+    monkeypatch.setattr(shapely, "intersection", broken)
+    with pytest.raises(SlideError, match=r"cannot be laid over the tiles \(side location conflict at 3 4\)"):
+        label_tiles([Region("a", shapely.box(0, 0, 50, 50))], X, Y, (SIDE, SIDE))
 
 
 RING = [(10, 10), (90, 10), (90, 90), (10, 90)]
