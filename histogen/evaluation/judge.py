@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -23,27 +23,34 @@ Embeddings = NDArray[np.floating]
 
 
 def predict(
-    test: TestName, task: Task, embeddings: Embeddings, settings: JudgeSettings, *, seed: int, device: str
-) -> tuple[Predictions, dict[str, Any]]:
-    """Return the predicted class of each test tile [m], and what the test says of itself."""
-    train, queries = embeddings[task.split.train], embeddings[task.split.test]
+    test: TestName, task: Task, embeddings: Embeddings, settings: JudgeSettings, *, seed: int, device: str,
+    shifted: Sequence[Embeddings] = (),
+) -> tuple[list[Predictions], dict[str, Any]]:  # fmt: skip
+    """Return the predicted classes of the test tiles [m], as they are and by each of their ``shifted`` embeddings
+    [m, D], and what the test says of itself."""
+    train = embeddings[task.split.train]
+    queries = np.concatenate([embeddings[task.split.test], *shifted])
     num_classes = len(task.classes)
+
+    def apart(predicted: Predictions) -> list[Predictions]:
+        return np.split(predicted, 1 + len(shifted))
+
     if test == "knn":
         knn = settings.knn
         votes = knn_votes(
             train, task.train_labels, queries,
             num_classes=num_classes, k=knn.k, temperature=knn.temperature, protocol=knn.protocol, device=device,
         )  # fmt: skip
-        return votes.argmax(axis=1), {"protocol": knn.protocol, "k": knn.k}
+        return apart(votes.argmax(axis=1)), {"protocol": knn.protocol, "k": knn.k}
     if test == "simpleshot":
-        return simpleshot_predict(train, task.train_labels, queries, num_classes=num_classes, device=device), {}
+        return apart(simpleshot_predict(train, task.train_labels, queries, num_classes=num_classes, device=device)), {}
     probe = linear_probe(
         train, task.train_labels, task.train_groups,
         num_classes=num_classes, seed=seed, penalties=settings.linear.penalties, protocol=settings.linear.protocol,
         device=device,
     )  # fmt: skip
     about = {"protocol": settings.linear.protocol, "penalty": probe.penalty, "iterations": probe.iterations}
-    return probe.predict(queries), {**about, "converged": probe.converged}
+    return apart(probe.predict(queries)), {**about, "converged": probe.converged}
 
 
 def few_shot_scores(
@@ -67,6 +74,7 @@ def judge(
     *,
     seed: int,
     device: str,
+    shifted: Mapping[str, Mapping[str, Callable[[], Embeddings]]] | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Judgement:
     """Return the results of each encoder, and the differences of every pair (a later one minus an earlier one).
@@ -75,18 +83,24 @@ def judge(
     in place of single runs.
 
     ``embeddings`` maps an encoder's name to a function that reads its embeddings [N, D]; one encoder's are held
-    at a time. ``advance`` is called after every test.
+    at a time. ``shifted`` maps it to functions that give those of the test tiles [m, D] under a change, by the
+    change's name: what was learnt on training tiles as they are is asked of these too, as the test ``TEST@CHANGE``.
+    ``advance`` is called after every test.
     """
     results: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, Predictions]] = {}
     precisions: dict[str, NDArray[np.float64]] = {}
     for name, read in embeddings.items():
         matrix = read()
+        changed = {change: give() for change, give in (shifted or {}).get(name, {}).items()}
         results[name], predictions[name] = {}, {}
         for test in settings.tests:
-            predicted, about = predict(test, task, matrix, settings, seed=seed, device=device)
-            results[name][test] = {**scores(task, predicted, draws=settings.draws, seed=seed), **about}
-            predictions[name][test] = predicted
+            predicted, about = predict(
+                test, task, matrix, settings, seed=seed, device=device, shifted=list(changed.values())
+            )
+            for key, one in zip((test, *(f"{test}@{change}" for change in changed)), predicted, strict=True):
+                results[name][key] = {**scores(task, one, draws=settings.draws, seed=seed), **about}
+                predictions[name][key] = one
             advance()
         if settings.few_shot.shots:
             results[name]["few_shot"] = few_shot_scores(task, matrix, settings.few_shot, seed=seed, device=device)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from histogen.config import Settings
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+Sigma = Annotated[float, Field(gt=0, le=20)]
+Quality = Annotated[int, Field(ge=1, le=100)]
 TestName = Literal["knn", "linear", "simpleshot"]
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
@@ -34,6 +37,17 @@ class FewShotSettings(Settings):
     episodes: int = Field(default=1000, ge=2)
 
 
+class RobustnessSettings(Settings):
+    """Changes of the test tiles under which every test is taken again; the training tiles stay as they are."""
+
+    stain: tuple[Share, ...] = (0.2,)
+    """The optical density of each stain of a tile is scaled at random by up to this share."""
+    blur: tuple[Sigma, ...] = ()
+    """Standard deviations of a Gaussian, in pixels of the tile."""
+    jpeg: tuple[Quality, ...] = ()
+    """Qualities at which tiles are compressed once more (4:2:0)."""
+
+
 class JudgeSettings(Settings):
     """Which tests, and how they resample."""
 
@@ -41,6 +55,7 @@ class JudgeSettings(Settings):
     knn: KnnSettings = KnnSettings()
     linear: LinearSettings = LinearSettings()
     few_shot: FewShotSettings = FewShotSettings()
+    robustness: RobustnessSettings = RobustnessSettings()
     retrieval: bool = False
     """Also the mean average precision of training tiles of the same class; it sorts all of them per test tile."""
     draws: int = Field(default=1000, ge=100)

@@ -13,20 +13,28 @@ METRICS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "ac
 TONES: dict[str, page.Tone] = {"better": "good", "worse": "bad"}
 
 
+def test_title(test: str) -> str:
+    """Return what tables call a test: ``k-NN``, or ``k-NN, stain ±20 %`` on changed test tiles."""
+    name, _, change = test.partition("@")
+    return f"{TESTS.get(name, name)}, {change}" if change else TESTS.get(name, name)
+
+
 def difference_sentence(difference: Mapping[str, Any]) -> str:
     """Return one honest sentence: ``Gen-DINO − DINO = +1.5 points [0.2, 2.9] of k-NN …, p = 0.020: better``."""
     low, high = difference["ci95"]
-    test, _, metric = str(difference["metric"]).partition(".")
+    test, _, metric = str(difference["metric"]).rpartition(".")
     return (
         f"{difference['a']} − {difference['b']} = {100 * difference['delta']:+.1f} points "
-        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {TESTS.get(test, test)} {METRICS.get(metric, metric)}, "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}] of {test_title(test)} {METRICS.get(metric, metric)}, "
         f"p = {difference['p']:.3f}: {difference['verdict']}"
     )
 
 
 def headline(benchmark: Mapping[str, Any]) -> str:
-    """Return the verdict on the first pair of encoders by balanced accuracy, one box per test."""
-    differences = [d for d in benchmark["differences"] if d["metric"].endswith("balanced_accuracy")]
+    """Return the verdict on the first pair of encoders by balanced accuracy, one box per test on tiles as they are."""
+    differences = [
+        d for d in benchmark["differences"] if d["metric"].endswith("balanced_accuracy") and "@" not in d["metric"]
+    ]
     first = [d for d in differences if (d["a"], d["b"]) == (differences[0]["a"], differences[0]["b"])]
     return "".join(
         page.verdict(difference_sentence(d), detail=_detail(d, benchmark), tone=TONES.get(d["verdict"], "plain"))
@@ -73,8 +81,12 @@ def rows_of_encoders(benchmark: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def score_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: one row per test and encoder, balanced accuracy and macro F1 in percent."""
-    header = ["test", "encoder", "balanced accuracy %", "macro F1 %"]
+    """Return header and rows: one row per test and encoder, balanced accuracy and macro F1 in percent.
+
+    The balanced accuracy on changed test tiles stands beside that on tiles as they are.
+    """
+    found = dict.fromkeys(key.partition("@")[2] for encoder in benchmark["encoders"] for key in encoder if "@" in key)
+    header = ["test", "encoder", "balanced accuracy %", *found, "macro F1 %"]
     rows = []
     for test, title in TESTS.items():
         for encoder in rows_of_encoders(benchmark):
@@ -82,7 +94,9 @@ def score_table(benchmark: Mapping[str, Any]) -> tuple[list[str], list[list[str]
                 result = encoder[test]
                 accuracy = interval_text(result["balanced_accuracy"], result["ci95"])
                 f1 = interval_text(result["macro_f1"], result["macro_f1_ci95"])
-                rows.append([title, str(encoder["name"]), accuracy, f1])
+                changed = [encoder[f"{test}@{change}"] for change in found]
+                beside = [interval_text(one["balanced_accuracy"], one["ci95"]) for one in changed]
+                rows.append([title, str(encoder["name"]), accuracy, *beside, f1])
     return header, rows
 
 
@@ -101,9 +115,9 @@ def difference_table(differences: Sequence[Mapping[str, Any]]) -> tuple[list[str
     header = ["a − b", "test", "points [95 % interval]", "p", "verdict"]
     rows = []
     for d in differences:
-        test, _, metric = str(d["metric"]).partition(".")
+        test, _, metric = str(d["metric"]).rpartition(".")
         points = f"{100 * d['delta']:+.1f} [{100 * d['ci95'][0]:+.1f}, {100 * d['ci95'][1]:+.1f}]"
-        name = f"{TESTS.get(test, test)}, {METRICS.get(metric, metric)}"
+        name = f"{test_title(test)}, {METRICS.get(metric, metric)}"
         rows.append([f"{d['a']} − {d['b']}", name, points, f"{d['p']:.3f}", str(d["verdict"])])
     return header, rows
 
@@ -115,7 +129,7 @@ def interval_text(value: float, interval: Sequence[float]) -> str:
 
 def _detail(difference: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
     encoders = {one["name"]: one for one in [*benchmark["encoders"], *benchmark.get("groups", [])]}
-    test = difference["metric"].partition(".")[0]
+    test = difference["metric"].rpartition(".")[0]
     values = [
         f"{name} {interval_text(encoders[name][test]['balanced_accuracy'], encoders[name][test]['ci95'])} %"
         for name in (difference["b"], difference["a"])
@@ -129,11 +143,12 @@ def _detail(difference: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
 def _accuracy_plot(encoders: Sequence[Mapping[str, Any]]) -> str:
     estimates = [
         _estimate(
-            f"{encoder['name']}, {TESTS[test]}", encoder[test]["balanced_accuracy"], encoder[test]["ci95"], number
+            f"{encoder['name']}, {test_title(key)}", encoder[key]["balanced_accuracy"], encoder[key]["ci95"], number
         )
         for test in TESTS
+        for key in dict.fromkeys(key for encoder in encoders for key in encoder if key.partition("@")[0] == test)
         for number, encoder in enumerate(encoders)
-        if "balanced_accuracy" in encoder.get(test, {})
+        if "balanced_accuracy" in encoder.get(key, {})
     ]
     return forest_plot(estimates, title="Balanced accuracy with 95 % intervals", x_label="balanced accuracy, %")
 
@@ -142,7 +157,7 @@ def _difference_plot(differences: Sequence[Mapping[str, Any]]) -> str:
     pairs = list(dict.fromkeys((d["a"], d["b"]) for d in differences))
     estimates = [
         _estimate(
-            f"{d['a']} − {d['b']}, {TESTS[d['metric'].partition('.')[0]]}",
+            f"{d['a']} − {d['b']}, {test_title(d['metric'].rpartition('.')[0])}",
             d["delta"],
             d["ci95"],
             pairs.index((d["a"], d["b"])),

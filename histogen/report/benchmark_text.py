@@ -26,8 +26,12 @@ def benchmark_table(benchmark: Mapping[str, Any]) -> str:
 
 
 def benchmark_text(benchmark: Mapping[str, Any]) -> str:
-    """Return the results as aligned tables, a sentence for each difference, and the notes."""
+    """Return the results as aligned tables, a sentence for each difference on tiles as they are, and the notes."""
     tables = [score_table(benchmark), retrieval_table(benchmark)]
     lines = [line for header, rows in tables if rows for line in aligned(header, rows)]
-    told = [d for d in benchmark["differences"] if d["metric"].endswith(("balanced_accuracy", "map"))]
+    told = [
+        d
+        for d in benchmark["differences"]
+        if d["metric"].endswith(("balanced_accuracy", "map")) and "@" not in d["metric"]
+    ]
     return "\n".join([*lines, *(difference_sentence(d) for d in told), *benchmark["notes"]])

@@ -14,13 +14,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import ConfigError, OutputExistsError, StoreError
+from histogen.evaluation.shifts import restain
 from histogen.pipelines import import_images
 from histogen.pipelines.benchmark import command as benchmark
 from histogen.pipelines.benchmark.command import BenchmarkConfig, named_specs
+from histogen.pipelines.embed.command import embed_images
 from histogen.pipelines.import_images import ImportImagesConfig
+from histogen.seeds import derive_seed, uniforms
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
-from histogen.store.tile_set import open_tiles
+from histogen.store.tile_set import TileSet, open_tiles
 from histogen.store.tile_store import TileStore
 
 CLASSES = ("adipose", "glands", "stroma")
@@ -63,6 +66,12 @@ def vit(tmp_path: Path) -> str:
     return str(tmp_path / "vit")
 
 
+def restained(tiles: TileSet, indices: np.ndarray) -> np.ndarray:
+    """What the default robustness test does to the tiles, by numbers that ``test_shifts`` checks."""
+    factors = 1 + 0.2 * (2 * uniforms(derive_seed(0, "stain"), indices, 3) - 1)
+    return restain(np.stack([tiles[int(i)] for i in indices]), factors)
+
+
 def config(tiles: Path, out: Path, encoders: list[str], **changes: object) -> BenchmarkConfig:
     return BenchmarkConfig(tiles=[tiles], out=out, encoders=encoders, judge={"knn": {"k": 5}, "draws": 200}, **changes)
 
@@ -85,6 +94,9 @@ def test_figures_equal_scikit_learn_on_the_stored_embeddings(slides: Path, vit: 
         expected = balanced_accuracy_score(codes[test], predicted)
         assert encoder["knn"]["balanced_accuracy"] == pytest.approx(expected, abs=0.02)
         assert encoder["knn"]["macro_f1"] == pytest.approx(f1_score(codes[test], predicted, average="macro"), abs=0.02)
+        changed = embed_images(load_encoder(encoder["spec"]), restained(tiles, test), batch=64).astype(np.float64)
+        shifted = balanced_accuracy_score(codes[test], peer.predict(changed))
+        assert encoder["knn@stain ±20 %"]["balanced_accuracy"] == pytest.approx(shifted, abs=0.02)
         low, high = encoder["linear"]["ci95"]
         assert low <= encoder["linear"]["balanced_accuracy"] <= high
     colour, other = found["encoders"]
@@ -94,12 +106,19 @@ def test_figures_equal_scikit_learn_on_the_stored_embeddings(slides: Path, vit: 
     assert by_metric["knn.balanced_accuracy"]["delta"] == pytest.approx(delta)
     assert (by_metric["knn.balanced_accuracy"]["a"], by_metric["knn.balanced_accuracy"]["b"]) == ("ViT", "colour")
     assert set(by_metric) == {
-        f"{t}.{m}" for t in ("knn", "linear", "simpleshot") for m in ("balanced_accuracy", "macro_f1")
+        f"{t}{change}.{m}"
+        for t in ("knn", "linear", "simpleshot")
+        for change in ("", "@stain ±20 %")
+        for m in ("balanced_accuracy", "macro_f1")
     }
+    assert colour["knn@stain ±20 %"]["balanced_accuracy"] != colour["knn"]["balanced_accuracy"]
     assert any("2 slides only" in note for note in found["notes"])
     assert any("tiles without a label were left out" in note for note in found["notes"])
     table = (tmp_path / "out" / "benchmark.md").read_text()
-    assert f"{100 * colour['knn']['balanced_accuracy']:.1f} [" in table
+    header, row = (line.split("|") for line in table.splitlines() if line.startswith(("| test |", "| k-NN | colour |")))
+    assert [cell.strip() for cell in header[3:6]] == ["balanced accuracy %", "stain ±20 %", "macro F1 %"]
+    for cell, test in ((3, "knn"), (4, "knn@stain ±20 %")):
+        assert row[cell].strip().startswith(f"{100 * colour[test]['balanced_accuracy']:.1f} [")
     assert "ViT − colour" in outcome.summary
     assert "ViT − colour" in (tmp_path / "out" / "benchmark.html").read_text()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import histogen
@@ -18,6 +19,7 @@ from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, StoreError
 from histogen.evaluation.judge import judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
+from histogen.evaluation.shifts import Shift, shifts_of
 from histogen.evaluation.tasks import Task, build_task, caveats
 from histogen.evaluation.verdicts import Judgement
 from histogen.files import write_atomic
@@ -29,6 +31,7 @@ from histogen.report.benchmark_text import benchmark_table, benchmark_text
 from histogen.report.run_report import write_report
 from histogen.report.stages import RunReport
 from histogen.store.tile_set import TileSet, open_tiles
+from histogen.training.precision import resolve_precision
 from histogen.training.processes import resolve_device
 
 JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.md", "benchmark.html"
@@ -51,7 +54,8 @@ def run(config: BenchmarkConfig) -> Outcome:
     if failures:
         return Outcome(out, "no encoder was judged: some tiles could not be embedded", tuple(failures))
     embeddings = {name: partial(_read_embeddings, config.tiles, card.name) for name, card in cards.items()}
-    found = _judge(config, task, None if slides is None else slides[0], embeddings, device)
+    shifted = {name: _shifted(config, tiles, task, specs[name], card.name, device) for name, card in cards.items()}
+    found = _judge(config, task, None if slides is None else slides[0], embeddings, shifted, device)
     encoders = [{"name": n, "spec": specs[n], "card": cards[n].to_json(), **found.results[n]} for n in specs]
     benchmark = {**describe(task, config), "encoders": encoders, "groups": found.groups}
     benchmark["differences"] = found.differences
@@ -177,6 +181,7 @@ def _judge(
     task: Task,
     slides: SlideTask | None,
     embeddings: dict[str, partial[NDArray[np.float32]]],
+    shifted: dict[str, dict[str, partial[NDArray[np.float32]]]],
     device: str,
 ) -> Judgement:
     if slides is not None:
@@ -186,11 +191,46 @@ def _judge(
                 draws=config.judge.draws, seed=config.seed, device=device, advance=bar.advance,
             )  # fmt: skip
     with progress_bar("benchmark", total=len(embeddings) * len(config.judge.tests), unit="tests") as bar:
-        return judge(task, embeddings, config.judge, seed=config.seed, device=device, advance=bar.advance)
+        return judge(
+            task, embeddings, config.judge, seed=config.seed, device=device, shifted=shifted, advance=bar.advance
+        )
 
 
 def _read_embeddings(tiles: list[Path], key: str) -> NDArray[np.float32]:
     return open_tiles(tiles).embeddings(key)
+
+
+def _shifted(
+    config: BenchmarkConfig, tiles: TileSet, task: Task, spec: str, key: str, device: str
+) -> dict[str, partial[NDArray[np.float32]]]:
+    """Return, by the name of a change, what embeds the test tiles under it as ``key`` was made."""
+    return {
+        shift.name: partial(_embed_shifted, config, tiles, task.split.test, spec, key, shift, device)
+        for shift in shifts_of(config.judge.robustness)
+    }
+
+
+def _embed_shifted(
+    config: BenchmarkConfig,
+    tiles: TileSet,
+    indices: NDArray[np.int64],
+    spec: str,
+    key: str,
+    shift: Shift,
+    device: str,
+) -> NDArray[np.float32]:
+    encoder = load_encoder(spec, torch.device(device))
+    how = tiles.stores[0].rows_attributes(f"{embed.GROUP}/{key}")
+    parts = [
+        embed.embed_images(
+            encoder,
+            shift.apply(tiles.read_tiles(part), part, seed=config.seed),
+            batch=how.get("batch", config.embed_batch),
+            precision=how.get("precision", resolve_precision(config.precision, torch.device(device))),
+        )
+        for part in np.split(indices, range(embed.READ_TILES, len(indices), embed.READ_TILES))
+    ]
+    return np.concatenate(parts)
 
 
 def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
