@@ -6,6 +6,7 @@ import argparse
 import csv
 import importlib.util
 import json
+import re
 import shutil
 import sqlite3
 import struct
@@ -454,9 +455,23 @@ def build_set(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+ODD_YAML = (
+    "!!timestamp 2020-13-45", "!!int twelve", "!!float fine", "!!bool perhaps", "!!binary x", "!!set {a}", "0x_", "0o8",
+    "2020-13-45", "2020-01-02", "12:30:45", "9" * 5000, "&a [*a]", "&a {b: *a}", "&a {<<: *a}", '"a\\0b"', '"\\ud800"',
+    "{1: 2}", "{~: 1}", "{[a]: 1}", "{a: 1, a: 2}", "{<<: 1}", "~nosuchuser/x", "1e-5", "1e999", ".nan", "true",
+)  # fmt: skip
+"""What takes the place of a value: tags, dates, texts that no path can be, keys of other types, what holds itself."""
+
+
 def spoil_words(path: Path, draw: Random) -> None:
-    """Change words, lines or bytes of a text."""
+    """Change values, words, lines or bytes of a text."""
     data = path.read_bytes()
+    places = list(re.finditer(r"(?m)(?<=[:=])[^\n{\[:=]+$", data.decode()))
+    if places and draw.random() < 0.25:
+        value, text = draw.choice(places), data.decode()
+        text = f"{text[: value.start()]} {draw.choice(ODD_YAML)}{text[value.end() :]}"
+        path.write_text(text)
+        return
     path.write_bytes(spoil_text(data.decode(), draw) if draw.random() < 0.9 else spoil_bytes(data, draw))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, MissingSettingError
+from histogen.plain_yaml import MAX_DEPTH, check_texts, dump_yaml, parse_yaml
+from histogen.sentences import Loc, first_of, missing_keys, path_in, refusal, sentence_of, shown
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """Arithmetic of networks; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""
@@ -73,41 +73,56 @@ def load_config(
 
     Raises:
         ConfigError: a file, key or value cannot be used; the message names it and says what would do.
+        MissingSettingError: a key that has no default is given nowhere.
     """
     written = read_yaml(file) if file is not None else {}
     values = copy.deepcopy(written)
     for override in overrides:
         _apply_override(values, override)
     values.update({key: value for key, value in (flags or {}).items() if value is not None})
+    check_texts(values)
+
+    def where(path: Loc) -> str:
+        return f" in {file}" if file is not None and _from_file(written, values, path) else ""
+
     try:
-        return cls.model_validate(values)
+        config = cls.model_validate(values)
     except ValidationError as error:
-        blamed = file if _from_file(written, values, _first_of(error)["loc"]) else None
-        raise ConfigError(_sentence(cls, error, blamed)) from error
+        if missing := missing_keys(error):
+            raise MissingSettingError(missing, file) from error
+        blamed = where(path_in(values, first_of(error)["loc"]))
+        raise ConfigError(sentence_of(cls, error, values, blamed)) from error
+    for path, value, number in _truths_as_numbers(values, config):
+        instead = "a whole number" if isinstance(number, int) else "a number"
+        raise ConfigError(refusal(path, value, where(path), instead))
+    return config
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; nothing in it is executed.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
+        ConfigError: the file cannot be read, is not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(file.read_text())
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"config '{file}' does not exist; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"config '{file}' is not YAML ({' '.join(str(error).split())}); mend it") from error
+    except OSError as error:
+        raise ConfigError(f"config '{file}' cannot be read ({error.strerror}); give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config '{file}' is not text in UTF-8 ({error.reason}); save it as such") from error
+    values = parse_yaml(text, where=f"config '{file}'")
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"config '{file}' holds a {type(values).__name__}, not keys and values; mend it")
+        raise ConfigError(f"config '{file}' holds {shown(values)}, not keys and values; mend it")
     return values
 
 
 def dump_config(config: Settings) -> str:
     """Return the resolved config as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -129,67 +144,33 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise ConfigError(f"--set '{override}' is not of the form a.b=c")
     *parents, leaf = path.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise ConfigError(f"--set '{override:.60}' has {len(parents)} keys in each other; no setting lies so deep")
     node = values
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
             raise ConfigError(f"--set '{override}': '{parent}' is a value, not a group of keys")
         node = child
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set '{override}': the value is not YAML; quote it") from error
+    node[leaf] = parse_yaml(text, where=f"--set '{override:.60}'")
 
 
-def _first_of(error: ValidationError) -> Any:
-    """The mistake to speak of: an unknown key before a missing one, which it may have been meant for."""
-    found = error.errors()
-    return next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+def _truths_as_numbers(values: Any, made: Any, path: Loc = ()) -> Iterator[tuple[Loc, bool, int | float]]:
+    """Where ``true`` or ``false`` was ``made`` a number: pydantic takes them for 1 and 0."""
+    if isinstance(values, bool):
+        if isinstance(made, int | float) and not isinstance(made, bool):
+            yield path, values, made
+    elif isinstance(values, dict):
+        for key, inner in values.items():
+            found = getattr(made, key, None) if isinstance(made, BaseModel) else None
+            yield from _truths_as_numbers(inner, found, (*path, key))
+    elif isinstance(values, list | tuple) and isinstance(made, list | tuple):
+        for index, inner in enumerate(values):
+            yield from _truths_as_numbers(inner, made[index], (*path, index))
 
 
-def _sentence(cls: type[BaseModel], error: ValidationError, file: Path | None) -> str:
-    first = _first_of(error)
-    path = ".".join(str(part) for part in first["loc"])
-    where = f" in {file}" if file else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(cls, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean '{near[0]}'" if near else f"known keys are {', '.join(known)}"
-        return f"unknown key '{path}'{where}; {hint}"
-    if first["type"] == "missing":
-        return f"'{path}' is not given{where}; add it with --set {path}=… or in the config"
-    if first["type"] == "value_error":  # of a validator over several keys: it names them
-        message = first["msg"].removeprefix("Value error, ")
-        return f"{path + ': ' if path else ''}{message}{where}"
-    loc, said = first["loc"], [first]
-    if loc and _is_branch(cls, loc):  # one value, of none of several types: what each of them says, or the nearest one
-        loc = loc[:-1]
-        said = [other for other in error.errors() if other["loc"][: len(loc)] == loc]
-        nearest = max(said, key=lambda other: len(other["loc"]))
-        if len(nearest["loc"]) > len(loc) + 1:
-            first, said, loc = nearest, [nearest], (*loc, *nearest["loc"][len(loc) + 1 :])
-    path = ".".join(str(part) for part in loc)
-    message = " or ".join(dict.fromkeys(other["msg"][0].lower() + other["msg"][1:] for other in said))
-    return f"'{path}' cannot be {first.get('input')!r}{where}: {message}"
-
-
-def _from_file(written: Any, values: Any, loc: tuple[int | str, ...]) -> bool:
-    """Whether what is wrong at ``loc`` of ``values`` was ``written`` in the file, not said on the command line."""
-    if not loc or not isinstance(written, dict) or not isinstance(values, dict):
+def _from_file(written: Any, values: Any, path: Loc) -> bool:
+    """Whether what is wrong at ``path`` of ``values`` was ``written`` in the file, not said on the command line."""
+    if not path or not isinstance(written, dict) or not isinstance(values, dict):
         return bool(written == values)
-    return loc[0] in written and loc[0] in values and _from_file(written[loc[0]], values[loc[0]], loc[1:])
-
-
-def _is_branch(cls: type[BaseModel], loc: tuple[int | str, ...]) -> bool:
-    """Whether the last part of ``loc`` is no key but one of the types that a value may have."""
-    return isinstance(loc[-1], str) and loc[-1] not in _known_keys(cls, loc[:-1])
-
-
-def _known_keys(cls: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
-    for parent in parents:
-        field = cls.model_fields.get(str(parent))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        cls = inner
-    return sorted(cls.model_fields)
+    return path[0] in written and path[0] in values and _from_file(written[path[0]], values[path[0]], path[1:])

@@ -4,6 +4,7 @@
 
     HistogenError
     ├── ConfigError (ValueError)              a flag, a YAML key or a value cannot be used
+    │   └── MissingSettingError               a setting that has no default is given nowhere
     ├── ManifestError (ValueError)            a row of a manifest cannot be used
     ├── OutputExistsError (FileExistsError)   the output is there and neither --resume nor --overwrite was given
     ├── SlideError (ValueError)               a slide cannot be opened or read
@@ -24,6 +25,9 @@ A message is one sentence: what is wrong with its value, where, then what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class HistogenError(Exception):
     """Base of every deliberate error; ``exit_code`` is what the command line exits with."""
@@ -33,6 +37,20 @@ class HistogenError(Exception):
 
 class ConfigError(HistogenError, ValueError):
     """A flag, a key of a YAML file or a value cannot be used."""
+
+
+class MissingSettingError(ConfigError):
+    """Settings without a default, ``keys``, are given nowhere; ``file`` is the config that was read, if any."""
+
+    def __init__(self, keys: Sequence[str], file: Path | None = None) -> None:
+        self.keys, self.file = tuple(keys), file
+        named = " and ".join(f"'{key}'" for key in keys)
+        ways = " ".join(f"--set {key}=…" for key in keys)
+        super().__init__(f"{named} {'is' if len(keys) == 1 else 'are'} not given; add to the config, or pass: {ways}")
+
+    def __reduce__(self) -> tuple[type[MissingSettingError], tuple[tuple[str, ...], Path | None]]:
+        """Pickle what it was made of, not its sentence."""
+        return type(self), (self.keys, self.file)
 
 
 class ManifestError(HistogenError, ValueError):

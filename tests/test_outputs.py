@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,11 @@ def test_a_record_that_somebody_changed_is_one_sentence(tmp_path: Path, content:
 
 def test_a_config_that_somebody_changed_is_one_sentence(tmp_path: Path) -> None:
     claim_output(StageConfig(out=tmp_path / "run"), command="toy")
-    for content, message in ((b"- 1", "holds a list"), (b"a: [", "is not YAML"), (b"\xff", "is not YAML")):
+    for content, message in (
+        (b"- 1", "holds [1], not keys"),
+        (b"a: [", "is not YAML"),
+        (b"\xff", "is not text in UTF-8"),
+    ):
         (tmp_path / "run" / "config.yaml").write_bytes(content)
-        with pytest.raises(ConfigError, match=f"config.yaml' {message}"):
+        with pytest.raises(ConfigError, match=re.escape(message)):
             describe(tmp_path / "run")

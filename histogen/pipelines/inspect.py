@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from histogen.errors import ConfigError, HistogenError
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_config, read_run, records_folder
+from histogen.plain_yaml import dump_yaml
 from histogen.store.checks import damaged_shards, first_copies
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES
@@ -180,7 +180,7 @@ def _run(path: Path) -> Iterable[RenderableType]:
     if records_folder(path) != path:
         return  # a store says its config in its provenance
     yield Text("config", style="bold")
-    yield Text(yaml.safe_dump(read_config(path), sort_keys=False).rstrip())
+    yield Text(dump_yaml(read_config(path)).rstrip())
 
 
 def _last_metrics(path: Path) -> dict[str, Any]:

@@ -76,11 +76,11 @@ def test_overwrite_never_deletes_what_is_not_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--tile-px", "0"), "'tile_px' cannot be 0: input should be greater than or equal to 8"),
+        (("--tile-px", "0"), "'tile_px' cannot be 0: give 8 or more"),
         (("--mpp", "0"), "mpp 0.0 is not above zero"),
-        (("--mpp", "nan"), "'mpp' cannot be 'nan': input should be a finite number"),
-        (("--mpp", "fast"), "'mpp' cannot be 'fast': input should be a valid number"),
-        (("--slide-mpp", "inf"), "'slide_mpp' cannot be inf: input should be a finite number"),
+        (("--mpp", "nan"), "'mpp' cannot be 'nan': give a finite number"),
+        (("--mpp", "fast"), "'mpp' cannot be 'fast': give a number, 'native' or a list"),
+        (("--slide-mpp", "inf"), "'slide_mpp' cannot be inf: give a finite number"),
         (("--resume", "--overwrite"), "--resume and --overwrite were both given"),
         (("--set", "mpp=[0.5, 0.5]"), "mpp [0.5, 0.5] has a resolution twice"),
         (("--set", "stain.method=macenko"), "stain: stain.method=macenko needs stain.target, an image of tissue"),

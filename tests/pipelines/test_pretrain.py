@@ -539,25 +539,25 @@ def test_bad_input_is_one_sentence_before_anything_is_written(stores: Path, tmp_
     ("key", "value", "message"),
     [
         ("crops.global_scale", [1.0, 0.4], "crops.global_scale: [1.0, 0.4] falls; give the lower bound first"),
-        ("crops.global_scale", [0.4, 3], "'crops.global_scale.1' cannot be 3: input should be less than or equal to 1"),
-        ("crops.local_scale", [0, 0.4], "'crops.local_scale.0' cannot be 0: input should be greater than 0"),
-        ("augment.blur", [2, 0, 0], "'augment.blur.0' cannot be 2: input should be less than or equal to 1"),
+        ("crops.global_scale", [0.4, 3], "'crops.global_scale.1' cannot be 3: give 1 or less"),
+        ("crops.local_scale", [0, 0.4], "'crops.local_scale.0' cannot be 0: give more than 0"),
+        ("augment.blur", [2, 0, 0], "'augment.blur.0' cannot be 2: give 1 or less"),
         (
             "augment.solarize",
             [0, -1, 0],
-            "'augment.solarize.1' cannot be -1: input should be greater than or equal to 0",
+            "'augment.solarize.1' cannot be -1: give 0 or more",
         ),
         ("augment.blur_sigma", [2.0, 0.1], "augment.blur_sigma: [2.0, 0.1] falls"),
         ("augment.blur_sigma", [-1, 2], "'augment.blur_sigma.0' cannot be -1"),
-        ("augment.normalise", [[0.5, 0.5, 0.5], [0, 0, 0]], "cannot be 0: input should be greater than 0"),
+        ("augment.normalise", [[0.5, 0.5, 0.5], [0, 0, 0]], "cannot be 0: give more than 0"),
         (
             "augment.normalise",
             [[123.7, 116.3, 103.5], [1, 1, 1]],
-            "cannot be 123.7: input should be less than or equal",
+            "cannot be 123.7: give 1 or less",
         ),
         ("masks.ratio", [0.5, 2], "'masks.ratio.1' cannot be 2"),
         ("model.arguments.patch_size", "abc", "model.arguments.patch_size cannot be 'abc'; give the side of a patch"),
-        ("optim.lr", ".nan", "'optim.lr' cannot be nan: input should be a finite number"),
+        ("optim.lr", ".nan", "'optim.lr' cannot be nan: give a finite number"),
     ],
 )
 def test_settings_that_would_do_something_else_than_they_say_are_refused(key: str, value: Any, message: str) -> None:

@@ -76,5 +76,7 @@ class SynthesizeConfig(BulkConfig, ChosenTiles):
         if self.recreate is None and suffix == ".zarr":
             raise ValueError(f"out '{self.out}' cannot be one store: there is one per source store; name a folder")
         if self.recreate is not None and suffix not in PICTURES:
-            raise ValueError(f"out '{self.out}' is no picture; let it end in {' or '.join(PICTURES)}")
+            raise ValueError(
+                f"recreate makes a picture, and out '{self.out}' is no picture; let it end in {' or '.join(PICTURES)}"
+            )
         return self

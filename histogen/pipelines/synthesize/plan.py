@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from histogen.config import Precision
 from histogen.diffusion.pairing import choose_partners, draw_alpha, tile_seeds
@@ -13,6 +12,7 @@ from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import build_sampler
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError
+from histogen.pipelines.outputs import read_config
 from histogen.pipelines.synthesize.config import SynthesizeConfig
 from histogen.pipelines.train_eldm.command import recorded_sampler
 from histogen.seeds import derive_seed
@@ -59,10 +59,10 @@ def encoder_spec(eldm: Path) -> str:
     Raises:
         EncoderError: the run does not say.
     """
-    recorded = eldm / "config.yaml"
-    if not recorded.exists():
+    encoder = read_config(eldm).get("encoder")
+    if not isinstance(encoder, str):
         raise EncoderError(f"'{eldm}' does not say which encoder it was trained with; run embed on the tiles first")
-    return str(yaml.safe_load(recorded.read_text())["encoder"])
+    return encoder
 
 
 def create_stores(
