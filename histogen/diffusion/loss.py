@@ -93,5 +93,6 @@ def per_sample_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 def by_noise_level(errors: Tensor, timesteps: Tensor, *, num_bins: int = 4) -> dict[str, float]:
     """Return the mean error in each of ``num_bins`` equal ranges of timesteps that has any; keys ``loss_t0`` …"""
+    errors, timesteps = errors.cpu(), timesteps.cpu()  # two transfers, where asking the device would be two a range
     bins = timesteps * num_bins // NUM_TIMESTEPS
     return {f"loss_t{b}": float(errors[bins == b].mean()) for b in range(num_bins) if bool((bins == b).any())}

@@ -16,7 +16,7 @@ from histogen.config import Precision
 from histogen.diffusion.autoencoder import Autoencoder, decode_latents, downsampling
 from histogen.diffusion.autoencoder_files import check_names
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.micro_batch import map_micro_batches
+from histogen.diffusion.micro_batch import map_micro_batches, rows_of_passes
 from histogen.diffusion.sampling import build_sampler, sample_latents
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
@@ -69,8 +69,8 @@ class EldmPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         *,
         sampler: SamplerSettings,
-        micro_batch: int = 16,
-        decode_batch: int = 16,
+        micro_batch: int | None = None,
+        decode_batch: int | None = None,
         precision: Precision = "auto",
         unconditional: bool = False,
     ) -> np.ndarray:
@@ -80,7 +80,8 @@ class EldmPipeline(DiffusionPipeline):
             embeddings: float32 [B, D], raw or interpolated; L2-normalised inside.
             seeds: B integers in [0, 2**63); each draws its tile's starting noise.
             sampler: solver, steps and guidance.
-            micro_batch: rows of every pass through the denoiser; part of what a tile depends on.
+            micro_batch: rows of every pass through the denoiser; part of what a tile depends on. By default what
+                suits the device (:func:`~histogen.diffusion.micro_batch.rows_of_passes`).
             decode_batch: rows of every pass through the decoder, which needs far more memory a tile; as above.
             precision: arithmetic of both networks; resolved here if it is auto. Part of what a tile depends on.
             unconditional: condition every tile on the null instead.
@@ -91,6 +92,7 @@ class EldmPipeline(DiffusionPipeline):
         if not len(embeddings) == len(seeds) > 0:
             raise ConfigError(f"{len(embeddings)} embeddings and {len(seeds)} seeds; give one seed per embedding")
         precision = resolve_precision(precision, self.device)
+        usual = rows_of_passes(self.device)
         noise = torch.stack([starting_noise(seed, self.latent_shape) for seed in seeds])
 
         def denoise(embeddings: Tensor, noise: Tensor) -> Tensor:
@@ -105,8 +107,8 @@ class EldmPipeline(DiffusionPipeline):
             with autocast(self.device, precision):
                 return decode_latents(self.autoencoder, latents)
 
-        latents = map_micro_batches(denoise, embeddings, noise, micro_batch=micro_batch, device=self.device)
-        return map_micro_batches(decode, latents, micro_batch=decode_batch, device=self.device).numpy()
+        latents = map_micro_batches(denoise, embeddings, noise, micro_batch=micro_batch or usual[0], device=self.device)
+        return map_micro_batches(decode, latents, micro_batch=decode_batch or usual[1], device=self.device).numpy()
 
     def _denoise(self, latents: Tensor, time: Tensor, conditioning: Tensor) -> Tensor:
         return self.unet(latents, time, **self.conditioner.inputs(conditioning)).sample
@@ -134,6 +136,9 @@ def load_pipeline(run: Path, device: torch.device | str = "cpu") -> EldmPipeline
     for part in (pipeline.unet, pipeline.autoencoder, pipeline.conditioner):
         part.eval().requires_grad_(False)
     pipeline.set_progress_bar_config(disable=True)
+    if torch.device(device).type == "cuda":  # as its convolutions in half precision want their pixels
+        for part in (pipeline.unet, pipeline.autoencoder):
+            part.to(memory_format=torch.channels_last)
     return pipeline.to(device)
 
 

@@ -12,6 +12,7 @@ from histogen.ssl.augment_cpu import write_views
 from histogen.ssl.colour import colour_
 from histogen.ssl.draws import Draws, ViewSpec, draw_views
 from histogen.ssl.resample import resample
+from histogen.training.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def write_views_at_once(
     """Do what :func:`~histogen.ssl.augment_cpu.write_views` does in one batch, in float, for a GPU."""
     views = colour_(resample(pixels, draws, out.shape[-1]), draws)
     normalisation.apply(views, views)
-    rows = torch.from_numpy(np.ascontiguousarray(slots)).to(out.device)
+    rows = on_device(np.ascontiguousarray(slots), out.device)
     out[rows, torch.arange(len(slots), device=out.device)[:, None]] = views
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from histogen.errors import ConfigError
 from histogen.seeds import derive_seed, uniforms
@@ -17,6 +18,9 @@ from histogen.ssl.settings import DisSettings, GenSettings
 from histogen.ssl.sources import MISSING, Interpolations, SyntheticTiles, check_matching
 from histogen.store.tile_set import TileSet
 from histogen.training.sampler import TileOrder
+from histogen.training.transfer import host_pixels
+
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class Batch:
 
 
 class BatchReader:
-    """Reads the batch of a step, or the rows ``share`` of it: those of one of several processes."""
+    """Reads the batch of a step, or the rows ``share`` of it: those of one of several processes.
+
+    Pixels for a ``device`` that is a GPU come in pinned memory, so that the step need not copy them once more.
+    """
 
     def __init__(
         self,
@@ -70,8 +77,9 @@ class BatchReader:
         share: slice | None = None,
         threads: int = 1,
         labels: np.ndarray | None = None,
+        device: torch.device = HOST,
     ) -> None:
-        self.labels = labels
+        self.labels, self.device = labels, device
         self.tiles, self.seed, self.threads = tiles, seed, max(1, threads)
         self.generative, self.interpolations = generative, interpolations
         self.gen, self.dis = gen or GenSettings(), dis or DisSettings()
@@ -120,7 +128,7 @@ class BatchReader:
         chance = uniforms(derive_seed(self.seed, "pair", step), positions, 2)
         chosen = self.generative.of(indices, self.order.epoch_of(step))
         use = (chosen != MISSING) & (chance[:, 0] < self.gen.probability)
-        pixels = real.copy()
+        pixels = self._copy(real)
         pixels[use] = self._read(self.generative.synthetic, chosen[use])
         return {"generative": pixels, "generative_first": chance[:, 1] < self.gen.swap}
 
@@ -129,7 +137,7 @@ class BatchReader:
         epoch = self.order.epoch_of(step)
         chosen = self.interpolations.tiles.of(indices, epoch)
         present = chosen != MISSING
-        pixels = real.copy()
+        pixels = self._copy(real)
         pixels[present] = self._read(self.interpolations.tiles.synthetic, chosen[present])
         alpha = np.where(present, self.interpolations.alpha[chosen], 1.0).astype(np.float32)
         values = {"interpolated": pixels, "interpolated_weight": self._weight(present, step), "alpha": alpha}
@@ -139,7 +147,7 @@ class BatchReader:
         values["partner_real"] = self._read(self.tiles, partners)
         if self.generative is not None and self.dis.mode != "alg1":
             theirs = self.generative.of(partners, epoch)
-            second = values["partner_real"].copy()
+            second = self._copy(values["partner_real"])
             second[theirs != MISSING] = self._read(self.generative.synthetic, theirs[theirs != MISSING])
             values["partner_generative"] = second
         return values
@@ -158,7 +166,13 @@ class BatchReader:
         return self._pairs[1]
 
     def _read(self, tiles: TileSet, indices: np.ndarray) -> np.ndarray:
-        return tiles.read_tiles(indices, threads=self.threads)
+        out = host_pixels((len(indices), tiles.tile_px, tiles.tile_px, 3), self.device)
+        return tiles.read_tiles(indices, threads=self.threads, out=out)
+
+    def _copy(self, pixels: np.ndarray) -> np.ndarray:
+        copied = host_pixels(pixels.shape, self.device)
+        copied[:] = pixels
+        return copied
 
 
 class ReadAhead:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from histogen.ssl.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, Draws
+from histogen.training.transfer import on_device
 
 GRAY = (0.299, 0.587, 0.114)
 """Weights of Pillow's conversion to one channel (ITU-R 601)."""
@@ -39,9 +40,9 @@ def _on(x: torch.Tensor, which: np.ndarray, function: Callable[..., None], *para
     """Apply ``function`` in place to the views of ``x`` that ``which`` names."""
     if not which.any():
         return
-    index = torch.from_numpy(np.flatnonzero(which)).to(x.device)
+    index = on_device(np.flatnonzero(which), x.device)
     part = x[index]
-    function(part, *(torch.from_numpy(p[which]).to(x.device, torch.float32) for p in parameters))
+    function(part, *(on_device(p[which].astype(np.float32), x.device) for p in parameters))
     x[index] = part
 
 

@@ -10,6 +10,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from histogen.seeds import derive_seed, uniforms
+from histogen.training.transfer import on_device
 
 
 class SampledDropPath(DropPath):
@@ -37,7 +38,12 @@ def sample_drop_paths(backbone: nn.Module) -> list[SampledDropPath]:
 
 
 def give_masks(
-    paths: Sequence[SampledDropPath], views: Sequence[tuple[int, int]], positions: np.ndarray, *, seed: int
+    paths: Sequence[SampledDropPath],
+    views: Sequence[tuple[int, int]],
+    positions: np.ndarray,
+    *,
+    seed: int,
+    device: torch.device,
 ) -> None:
     """Give every path the masks of ``views`` (crop, view of it) of the tiles at ``positions`` [B] of the global batch.
 
@@ -45,6 +51,6 @@ def give_masks(
     """
     drawn = [uniforms(derive_seed(seed, "drop path", *view), positions, len(paths)) for view in views]
     numbers = np.concatenate(drawn)  # [N, paths]
-    for path, column in zip(paths, numbers.T, strict=True):
-        kept = (column >= path.drop_prob) / (1.0 - path.drop_prob)
-        path.keep = torch.from_numpy(kept.astype(np.float32))
+    kept = [(column >= path.drop_prob) / (1.0 - path.drop_prob) for path, column in zip(paths, numbers.T, strict=True)]
+    for path, keep in zip(paths, on_device(np.array(kept, dtype=np.float32), device), strict=True):
+        path.keep = keep

@@ -54,7 +54,7 @@ class DinoNetwork(nn.Module):
             pixels = torch.cat(same) if len(same) > 1 else same[0]
             if self.masks_of is not None and self.drop_paths:
                 views = [(k, v) for k, crop in enumerate(crops) if crop.shape[-1] == size for v in range(len(crop))]
-                give_masks(self.drop_paths, views, self.masks_of[1], seed=self.masks_of[0])
+                give_masks(self.drop_paths, views, self.masks_of[1], seed=self.masks_of[0], device=pixels.device)
             if masks is not None and not features:
                 pooled, at_masks = self._masked(pixels, masks.flatten(0, 1), hide)
                 features.append(pooled)

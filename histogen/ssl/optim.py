@@ -39,9 +39,8 @@ def clip_per_tensor(parameters: Iterable[nn.Parameter], limit: float) -> None:
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return
-    norms = torch._foreach_norm(grads)
-    scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-    torch._foreach_mul_(grads, scales)
+    norms = torch.stack(torch._foreach_norm(grads))
+    torch._foreach_mul_(grads, (limit / (norms + 1e-6)).clamp(max=1.0).unbind())
 
 
 def freeze_last_layer(student: nn.Module) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from histogen.ssl.draws import Draws
+from histogen.training.transfer import on_device
 
 
 def matrices(draws: Draws, side: int, px: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +22,7 @@ def matrices(draws: Draws, side: int, px: int, device: torch.device) -> tuple[to
     columns = axis_weights(draws.width, draws.left, draws.flip, side, px, device)
     blurred = np.flatnonzero(draws.sigma.reshape(-1) > 0)
     if len(blurred):
-        which = torch.from_numpy(blurred).to(device)
+        which = on_device(blurred, device)
         kernels = blur_matrices(draws.sigma.reshape(-1)[blurred], px, device)
         rows[which] = kernels @ rows[which]
         columns[which] = kernels @ columns[which]
@@ -48,7 +49,7 @@ def resample(images: torch.Tensor, draws: Draws, px: int) -> torch.Tensor:
     out = torch.bmm(tall, columns.transpose(1, 2)).view(batch * views, px, 3, px).permute(0, 2, 1, 3).contiguous()
     turned = np.flatnonzero(draws.transpose.reshape(-1))
     if len(turned):
-        which = torch.from_numpy(turned).to(device)
+        which = on_device(turned, device)
         out[which] = out[which].transpose(-1, -2)
     return out.clamp_(0.0, 1.0).view(batch, views, 3, px, px)
 
@@ -68,14 +69,14 @@ def axis_weights(
     place = np.where(flip[:, None], px - 1 - place, place)
     centre = (place + 0.5) * scale[:, None]
     first = np.floor(centre - 2.0 * stretch[:, None] + 0.5).astype(np.int64).clip(0)
-    nearest = torch.from_numpy((first - centre + 0.5).astype(np.float32)).to(device)
-    stretch_t = torch.from_numpy(stretch.astype(np.float32)).to(device)[:, None, None]
-    longest = torch.from_numpy(length).to(device)[:, None, None]
-    index = torch.from_numpy(first).to(device)[..., None] + torch.arange(taps, device=device)
+    nearest = on_device((first - centre + 0.5).astype(np.float32), device)
+    stretch_t = on_device(stretch.astype(np.float32), device)[:, None, None]
+    longest = on_device(length, device)[:, None, None]
+    index = on_device(first, device)[..., None] + torch.arange(taps, device=device)
     distance = ((nearest[..., None] + torch.arange(taps, device=device, dtype=torch.float32)) / stretch_t).abs_()
     weights = _cubic(distance).mul_(index < longest)
     weights = weights.div_(weights.sum(-1, keepdim=True))
-    index = (index + torch.from_numpy(offset).to(device)[:, None, None]).clamp_(max=side)
+    index = (index + on_device(offset, device)[:, None, None]).clamp_(max=side)
     out = torch.zeros(len(length), px, side + 1, device=device)  # the last takes the taps beyond the end: they weigh 0
     return out.scatter_(2, index, weights)[..., :side]
 
@@ -89,11 +90,16 @@ def _cubic(distance: torch.Tensor) -> torch.Tensor:
 def blur_matrices(sigma: np.ndarray, px: int, device: torch.device) -> torch.Tensor:
     """Return float32 [N, px, px]: Pillow's Gaussian blur of deviation ``sigma`` along one axis, edges extended."""
     kernel = blur_kernels(sigma)
-    reach = kernel.shape[1] // 2
-    index = (np.arange(px)[:, None] + np.arange(-reach, reach + 1)[None, :]).clip(0, px - 1)
-    values = torch.from_numpy(kernel).to(device, torch.float32)[:, None, :].expand(-1, px, -1)
-    out = torch.zeros(len(sigma), px, px, device=device)
-    return out.scatter_add_(2, torch.from_numpy(index).to(device).expand(len(sigma), -1, -1), values)
+    taps = kernel.shape[1]
+    place = np.arange(px)
+    tap = place[None, :] - place[:, None] + taps // 2  # of column j in row i
+    padded = on_device(np.pad(kernel, ((0, 0), (0, 1))).astype(np.float32), device)
+    out = padded[:, on_device(np.where((tap >= 0) & (tap < taps), tap, taps), device)]
+    # an edge pixel takes every tap beyond it: sums are looked up, since adding in place has no order on a GPU
+    upto = np.pad(kernel.cumsum(1), ((0, 0), (1, 0)))  # of the first 0, 1, … taps
+    out[..., 0] = on_device(upto[:, (tap[:, 0] + 1).clip(0, taps)].astype(np.float32), device)
+    out[..., -1] = on_device((upto[:, -1:] - upto[:, tap[:, -1].clip(0, taps)]).astype(np.float32), device)
+    return out
 
 
 def blur_kernels(sigma: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from histogen.ssl.views import ViewMaker, Views
 from histogen.training import processes
 from histogen.training.precision import autocast
 from histogen.training.schedules import Cosine, LinearWarmup
+from histogen.training.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Schedules:
     weight_decay: Cosine
     momentum: Cosine
     teacher_temp: LinearWarmup
+    num_steps: int
     steps_per_epoch: int
     frozen_steps: int
 
@@ -57,6 +59,7 @@ class Schedules:
             teacher_temp=LinearWarmup(
                 loss.teacher_temp_start, loss.teacher_temp, math.ceil(loss.teacher_temp_warmup_epochs)
             ),
+            num_steps=num_steps,
             steps_per_epoch=steps_per_epoch,
             frozen_steps=steps(optim.freeze_last_layer_epochs),
         )
@@ -95,6 +98,9 @@ class DinoTask:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self.watch = CollapseWatch(settings.model.prototypes, likely_causes(settings), every=settings.collapse.every)
         self.make_views = ViewMaker(settings, normalisation, device)
+        self.looks_ahead = device.type == "cuda"
+        """Whether the views of the next step are made while the device is at work on this one."""
+        self._ahead: tuple[int, Batch, Views] | None = None
         if device.type == "cpu":
             unfuse_attention(self.student, self.teacher)
             for network in networks:
@@ -111,29 +117,53 @@ class DinoTask:
         """Do one step, and return its metrics."""
         torch.manual_seed(derive_seed(self.seed, "step", step, processes.rank()))  # dropout, where asked for
         self.student.train()
-        batch, parts = self.read(step), self.settings.optim.accumulate
+        parts = self.settings.optim.accumulate
+        batch, views = self._begun(step)
         set_rates(self.optimizer, lr=self.schedules.lr(step), weight_decay=self.schedules.weight_decay(step))
         self.optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, torch.Tensor] = {}
         raws: list[torch.Tensor] = []
         patches: list[torch.Tensor] = []
         for number in range(parts):
-            part = batch.part(number, parts) if parts > 1 else batch
+            part = self._part(batch, number)
+            views = self._views(part, step) if number else views
             waiting = number < parts - 1 and isinstance(self._parallel, DistributedDataParallel)
             with self._parallel.no_sync() if waiting else nullcontext():  # type: ignore[operator]
-                loss, raw, at_patches, found = self._loss(part, step)
+                loss, raw, at_patches, found = self._loss(part, views, step)
                 self.scaler.scale(loss / parts).backward()
             raws.append(raw)
             patches += [] if at_patches is None else [at_patches]
             for key, value in {"loss": loss, **found}.items():
                 metrics[key] = metrics.get(key, torch.zeros((), device=self.device)) + value.detach().float() / parts
+        moves = self.settings.loss.centre is True
+        centre = self.centre.after(torch.cat(raws, dim=1)) if moves else self.centre.value
+        metrics["centre_norm"] = centre.norm()
+        if self.looks_ahead and step + 1 < self.schedules.num_steps:
+            self._ahead = (step + 1, *self._begun(step + 1))
+        # the only time in a step that the host waits for the device
         values = dict(zip(metrics, processes.all_mean(torch.stack(list(metrics.values()))).tolist(), strict=True))
         if math.isfinite(values["loss"]):
-            self._update(step, torch.cat(raws, dim=1), torch.cat(patches) if patches else None)
+            self._update(step, centre, torch.cat(patches) if patches else None)
             self._look(values, step)
+        else:
+            values["centre_norm"] = float(self.centre.value.norm())
         self.num_done += 1
-        values["centre_norm"] = float(self.centre.value.norm())
         return {**values, "lr": self.schedules.lr(step), "momentum": self.schedules.momentum(step)}
+
+    def _begun(self, step: int) -> tuple[Batch, Views]:
+        """Return the batch of ``step`` and the views of its first part: made ahead, or now."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == step:
+            return ahead[1:]
+        batch = self.read(step)
+        return batch, self._views(self._part(batch, 0), step)
+
+    def _part(self, batch: Batch, number: int) -> Batch:
+        parts = self.settings.optim.accumulate
+        return batch.part(number, parts) if parts > 1 else batch
+
+    def _views(self, batch: Batch, step: int) -> Views:
+        return self.make_views(batch, seed=derive_seed(self.seed, "views", step))
 
     def _look(self, values: dict[str, float], step: int) -> None:
         sentence = self.watch.add(values, step=step)
@@ -142,11 +172,10 @@ class DinoTask:
         if sentence and processes.is_main():
             sys.stderr.write(f"{sentence}\n")
 
-    def _update(self, step: int, raw: torch.Tensor, patches: torch.Tensor | None) -> None:
-        if self.settings.loss.centre is True:
-            self.centre.update(raw)
-            if patches is not None:
-                self.patch_centre.update(patches)
+    def _update(self, step: int, centre: torch.Tensor, patches: torch.Tensor | None) -> None:
+        self.centre.value.copy_(centre)
+        if self.settings.loss.centre is True and patches is not None:
+            self.patch_centre.update(patches)
         self.scaler.unscale_(self.optimizer)
         if self.settings.optim.clip > 0:
             clip_per_tensor(self.student.parameters(), self.settings.optim.clip)
@@ -167,10 +196,9 @@ class DinoTask:
         return centre.value
 
     def _loss(
-        self, batch: Batch, step: int
+        self, batch: Batch, views: Views, step: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
         """Return the loss, the teacher's ordinary raw outputs [2, B, K], those at masked patches, and what to log."""
-        views = self.make_views(batch, seed=derive_seed(self.seed, "views", step))
         with autocast(self.device, self.precision):
             with torch.no_grad():
                 extra = [] if views.partners is None else [views.partners]
@@ -193,7 +221,7 @@ class DinoTask:
             metrics["rank_me"] = torch.tensor(rank_me(first), device=self.device)
             metrics["neighbours"] = torch.tensor(neighbour_consistency(first, second), device=self.device)
             if batch.labels is not None:
-                labels = torch.from_numpy(batch.labels).to(self.device)
+                labels = on_device(batch.labels, self.device)
                 metrics["knn"] = torch.tensor(online_knn(first, second, labels), device=self.device)
         if views.interpolated is not None:
             seen = torch.cat([found[1], found[3]]) if 3 in found else found[1]
@@ -237,18 +265,18 @@ class DinoTask:
         if dis.mode == "alg1":
             source = source[:1]
         if batch.partner is not None:
-            partner = source[:, torch.from_numpy(batch.partner).to(self.device)]
+            partner = source[:, on_device(batch.partner, self.device)]
         else:
             partner = outputs[1][: len(source)].expand(len(source), -1, -1)
         targets = losses.mixed_targets(
             source,
             partner,
-            torch.from_numpy(batch.alpha).to(self.device),
+            on_device(batch.alpha, self.device),
             self.centre.value,
             temperature=dis.teacher_temp or temperature,
             mix_space=dis.mix_space,
         )
-        weight = torch.from_numpy(batch.interpolated_weight).to(self.device)
+        weight = on_device(batch.interpolated_weight, self.device)
         loss = losses.disentanglement_loss(
             student, targets, student_temp=self.settings.loss.student_temp, weight=weight
         )

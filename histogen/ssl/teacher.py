@@ -32,15 +32,20 @@ class Centre(nn.Module):
         self.register_buffer("value", torch.zeros(num_prototypes))
 
     @torch.no_grad()
-    def update(self, raw: torch.Tensor) -> None:
-        """Take in the raw outputs of one step, [..., K]; call it once per step, after their use.
+    def after(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return the centre once the raw outputs of one step, [..., K], are taken in.
 
         Processes may have different numbers of them (masked patches); with none at all the centre stays.
         """
         rows = raw.detach().float().flatten(0, -2)
-        total = all_sum(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
-        if total[-1] > 0:
-            self.value.mul_(self.momentum).add_(total[:-1] / total[-1], alpha=1.0 - self.momentum)
+        total = all_sum(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
+        moved = self.value.mul(self.momentum).add_(total[:-1] / total[-1], alpha=1.0 - self.momentum)
+        return torch.where(total[-1] > 0, moved, self.value)
+
+    @torch.no_grad()
+    def update(self, raw: torch.Tensor) -> None:
+        """Take in the raw outputs of one step, [..., K]; call it once per step, after their use."""
+        self.value.copy_(self.after(raw))
 
 
 @torch.no_grad()

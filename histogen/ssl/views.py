@@ -12,6 +12,7 @@ from histogen.ssl.batches import Batch
 from histogen.ssl.draws import ViewSpec
 from histogen.ssl.masking import draw_masks
 from histogen.ssl.settings import SslSettings
+from histogen.training.transfer import on_device
 
 REAL, GENERATIVE = 0, 1
 _INTERPOLATED_SLOT, _PARTNER_SLOT, _LOCAL_SLOT = 100, 200, 1000
@@ -54,13 +55,13 @@ class ViewMaker:
 
     def __call__(self, batch: Batch, *, seed: int) -> Views:
         """Return the views of ``batch``; ``seed`` is the step's."""
-        sources = [self._device(batch.real)]
+        sources = [on_device(batch.real, self.device)]
         slots_global = slots_local = None
         first: torch.Tensor | None = None
         if batch.generative is not None:
             assert batch.generative_first is not None
-            sources.append(self._device(batch.generative))
-            first = torch.from_numpy(batch.generative_first).to(self.device)
+            sources.append(on_device(batch.generative, self.device))
+            first = on_device(batch.generative_first, self.device)
             slots_global = np.where(batch.generative_first[:, None], [[GENERATIVE, REAL]], [[REAL, GENERATIVE]])
             slots_local = np.tile(self.local_sources(), (len(batch.indices), 1))
         make = self._maker(batch, seed)
@@ -75,7 +76,7 @@ class ViewMaker:
         drawn = draw_masks(
             len(self.global_specs), grid, share=masks.share, ratio=masks.ratio, seed=seed, positions=batch.positions
         )
-        return torch.from_numpy(drawn).to(self.device)
+        return on_device(drawn, self.device)
 
     def local_sources(self) -> np.ndarray:
         """Return which source each local slot is cut from."""
@@ -86,7 +87,7 @@ class ViewMaker:
     def _with_interpolated(self, views: Views, batch: Batch, seed: int) -> Views:
         assert batch.interpolated is not None
         make, dis = self._maker(batch, seed), self.settings.dis
-        pixels = [self._device(batch.interpolated)]
+        pixels = [on_device(batch.interpolated, self.device)]
         specs = self.global_specs[:1] if dis.mode == "alg1" else self.global_specs
         local = None
         if dis.mode == "figure+local" and self.local_specs:
@@ -95,7 +96,7 @@ class ViewMaker:
         if batch.partner_real is not None:
             theirs = [batch.partner_real] + ([] if batch.partner_generative is None else [batch.partner_generative])
             parts = [
-                make([self._device(p)], self.global_specs[:1], _PARTNER_SLOT + number, None)
+                make([on_device(p, self.device)], self.global_specs[:1], _PARTNER_SLOT + number, None)
                 for number, p in enumerate(theirs)
             ]
             partners = torch.cat(parts)
@@ -112,9 +113,3 @@ class ViewMaker:
             )  # fmt: skip
 
         return make
-
-    def _device(self, pixels: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor

@@ -140,6 +140,20 @@ def test_stain_jitter_changes_the_stain_it_names_only(way: str) -> None:
     np.testing.assert_allclose(found, expected, atol={"cpu": 0.51, "gpu": 0.01}[way])
 
 
+@pytest.mark.parametrize(("px", "sigmas"), [(16, (0.4, 1.5)), (8, (0.7, 9.0))])
+def test_blur_takes_the_edge_for_what_lies_beyond_it(px: int, sigmas: tuple[float, ...]) -> None:
+    """Oracle: every tap of every row added where it belongs, one by one; also a kernel wider than the view."""
+    kernels = blur_kernels(np.array(sigmas))
+    reach = kernels.shape[1] // 2
+    expected = np.zeros((len(sigmas), px, px))
+    for n, kernel in enumerate(kernels):
+        for row in range(px):
+            for tap, weight in enumerate(kernel):
+                expected[n, row, min(max(row + tap - reach, 0), px - 1)] += weight
+    found = blur_matrices(np.array(sigmas), px, torch.device("cpu")).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
 def test_blur_is_pillows() -> None:
     image = picture(4)
     for sigma in (0.3, 0.8, 1.0, 2.0):

@@ -104,7 +104,7 @@ def test_drop_path_masks_are_the_tiles_not_the_processes() -> None:
 
 def test_drop_path_keeps_the_share_it_should() -> None:
     paths = [SampledDropPath(rate) for rate in (0.1, 0.3)]
-    give_masks(paths, [(0, 0), (0, 1)], np.arange(20_000), seed=0)
+    give_masks(paths, [(0, 0), (0, 1)], np.arange(20_000), seed=0, device=torch.device("cpu"))
     for path in paths:
         assert path.keep.shape == (40_000,)
         assert float((path.keep == 0).float().mean()) == pytest.approx(path.drop_prob, abs=0.01)

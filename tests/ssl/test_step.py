@@ -285,6 +285,43 @@ def test_several_passes_are_the_same_step_and_move_the_centre_once() -> None:
             torch.testing.assert_close(value, states[1][name][key], rtol=1e-3, atol=2e-5)
 
 
+def drawn_batch(step: int) -> Batch:
+    rows = np.arange(SIZE)
+    return Batch(rows, rows, np.random.default_rng(step).integers(0, 256, (SIZE, 40, 40, 3), np.uint8))
+
+
+def test_views_made_ahead_change_nothing() -> None:
+    """What a GPU's steps do, on a CPU: the same losses and weights, and no step is read beyond the last."""
+    asked: list[int] = []
+
+    def read(step: int) -> Batch:
+        asked.append(step)
+        return drawn_batch(step)
+
+    found = []
+    for ahead in (False, True):
+        task = our_task(SETTINGS, build_networks(SETTINGS, seed=0))
+        task.read, task.looks_ahead = read, ahead  # type: ignore[assignment]
+        losses = [task.step(step)["loss"] for step in range(NUM_STEPS)]
+        found.append((losses, task.student.state_dict(), task.centre.value))
+    assert asked == 2 * list(range(NUM_STEPS))
+    assert found[0][0] == found[1][0]
+    assert len(set(found[0][0])) == NUM_STEPS
+    assert torch.equal(found[0][2], found[1][2])
+    for key, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][key]), key
+
+
+def test_a_step_that_was_not_the_next_is_made_anew() -> None:
+    """A resumed run asks for another step than the one made ahead."""
+    tasks = [our_task(SETTINGS, build_networks(SETTINGS, seed=0)) for _ in range(2)]
+    for task in tasks:
+        task.read = drawn_batch  # type: ignore[assignment]
+    tasks[1].looks_ahead = True
+    for step in (0, 3, 1):
+        assert tasks[0].step(step)["loss"] == tasks[1].step(step)["loss"]
+
+
 def scaled_task(scale: float) -> DinoTask:
     """A task that scales its loss as float16 does, in float32 so that a CPU can run it."""
     task = our_task(SETTINGS, build_networks(SETTINGS, seed=0))

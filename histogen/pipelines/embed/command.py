@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,10 +28,13 @@ from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.precision import autocast, resolve_precision
 from histogen.training.processes import resolve_device
+from histogen.training.transfer import host_pixels
 
 GROUP = "embeddings"
 READ_TILES = 256
 """Tiles of a shard that are decoded at a time."""
+READING_THREADS = 4
+"""Threads of a worker that decode them, while the network works on those before."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +147,19 @@ def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
     present = store.tile_ok[indices]
     values = np.zeros((len(indices), encoder.card.dim), np.float32)
     wanted = np.flatnonzero(present)
-    for start in range(0, len(wanted), READ_TILES):
-        part = wanted[start : start + READ_TILES]
-        images = np.empty((len(part), store.tile_px, store.tile_px, 3), np.uint8)
-        for k, position in enumerate(part):
-            store.read_tile(int(indices[position]), images[k])
-        values[part] = embed_images(encoder, images, batch=unit.batch, precision=unit.precision)
+    parts = [wanted[start : start + READ_TILES] for start in range(0, len(wanted), READ_TILES)]
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader, ThreadPoolExecutor(READING_THREADS) as pool:
+
+        def read(part: np.ndarray) -> np.ndarray:
+            images = host_pixels((len(part), store.tile_px, store.tile_px, 3), encoder.mean.device)
+            list(pool.map(lambda k: store.read_tile(int(indices[part[k]]), images[k]), range(len(part))))
+            return images
+
+        following = [reader.submit(read, part) for part in parts[:1]]
+        for number, part in enumerate(parts):
+            images = following.pop().result()
+            following = [reader.submit(read, one) for one in parts[number + 1 : number + 2]]  # meanwhile
+            values[part] = embed_images(encoder, images, batch=unit.batch, precision=unit.precision)
     dtype = store.rows(unit.rows).layout.dtype
     with np.errstate(over="ignore"):
         stored = values.astype(dtype)

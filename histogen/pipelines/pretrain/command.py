@@ -67,7 +67,7 @@ def _run(config: PretrainConfig, device: torch.device) -> Outcome:
     reader = BatchReader(
         tiles, config.optim.batch, seed=config.seed, generative=generative, interpolations=interpolations,
         gen=config.gen, dis=config.dis, share=processes.share_of(config.optim.batch), threads=config.workers,
-        labels=monitored_labels(config, tiles),
+        labels=monitored_labels(config, tiles), device=device,
     )  # fmt: skip
     num_steps = config.optim.num_steps or max(1, round(config.optim.epochs * reader.steps_per_epoch))
     schedules = Schedules.build(config, num_steps=num_steps, steps_per_epoch=reader.steps_per_epoch)

@@ -58,10 +58,11 @@ class SynthesizeConfig(BulkConfig, ChosenTiles):
     alpha: AlphaSettings = AlphaSettings()
     sampler: SamplerSettings | None = None
     """Null takes what the train-eldm run recommends."""
-    micro_batch: int = Field(default=16, ge=1)
-    """Tiles per pass through the denoiser; fixed, the last padded. Part of what a tile's bytes depend on."""
-    decode_batch: int = Field(default=16, ge=1)
-    """Tiles per pass through the decoder; as ``micro_batch``."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Tiles per pass through the denoiser; fixed, the last padded. Null is 16, on a GPU 128. What it stands for is
+    recorded: part of what a tile's bytes depend on."""
+    decode_batch: int | None = Field(default=None, ge=1)
+    """Tiles per pass through the decoder; as ``micro_batch``, but 32 on a GPU."""
     precision: Precision = "auto"
     """Arithmetic of the networks; auto is bfloat16 where the hardware multiplies it, else float32. What it stands for
     is recorded: part of what a tile's bytes depend on."""

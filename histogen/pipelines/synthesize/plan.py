@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from histogen.config import Precision
+from histogen.diffusion.micro_batch import rows_of_passes
 from histogen.diffusion.pairing import choose_partners, draw_alpha, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import build_sampler
@@ -20,6 +21,7 @@ from histogen.store.jpeg import JpegSettings
 from histogen.store.layout import Column
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
+from histogen.training.processes import resolve_device
 
 
 def measuring_encoder(config: SynthesizeConfig) -> str | None:
@@ -85,8 +87,7 @@ def create_stores(
         "source_tiles_sha256": inputs["tiles"],
         "supervision": pipeline.config["supervision"],
         "sampler": sampler.model_dump(mode="json"),
-        "micro_batch": config.micro_batch,
-        "decode_batch": config.decode_batch,
+        **_passes(config),
         "precision": precision,
         "consistency": config.consistency.model_dump(mode="json", exclude={"encoder"}),
     }
@@ -105,6 +106,15 @@ def create_stores(
             store.create_rows("columns/consistency", (num_tiles,), "float32", fill=float("nan"))
         stores.append(store)
     return stores
+
+
+def _passes(config: SynthesizeConfig) -> dict[str, int]:
+    """Return the rows of a pass through either network: as asked, as stores begun have it, or as the device wants."""
+    begun = [path for path in sorted(config.out.glob("*.zarr")) if (path / "zarr.json").exists()]
+    recorded = TileStore.open_(begun[0]).provenance if begun else {}
+    usual = rows_of_passes(resolve_device(config.device))
+    asked = {"micro_batch": config.micro_batch, "decode_batch": config.decode_batch}
+    return {name: asked[name] or recorded.get(name, rows) for name, rows in zip(asked, usual, strict=True)}
 
 
 def _plan(config: SynthesizeConfig, tiles: TileSet, encoder_name: str) -> list[np.ndarray]:
