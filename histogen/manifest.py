@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from histogen.errors import ManifestError
 from histogen.geometry import Mpp
+from histogen.names import why_not_plain
+from histogen.table import Row, check_spelling, path_of, read_table
 
 SLIDE_COLUMNS = ("path", "slide_id", "mpp", "mpp_x", "mpp_y", "annotations", "label", "split", "group")
 
@@ -29,37 +30,57 @@ class SlideRecord:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_slide_manifest(manifest: Path) -> list[SlideRecord]:
+def read_slide_manifest(manifest: Path, *, id_of: Callable[[Path], str]) -> list[SlideRecord]:
     """Return the slides of a manifest; relative paths are relative to the manifest.
+
+    ``id_of`` gives the id of a slide that the manifest does not name.
 
     Raises:
         ManifestError: a column or value cannot be used, or a slide id occurs twice; the row is named.
     """
+    rows = read_table(manifest, what="manifest", needs=["path"], known=SLIDE_COLUMNS)
+    check_spelling(manifest, "split", rows)
     records: list[SlideRecord] = []
     lines: dict[str, int] = {}
-    for line, row in _rows(manifest):
-        path = _path(manifest, row["path"])
+    for row in rows:
+        path, values = _path(manifest, row, "path"), row.values
+        if why := why_not_plain(values["slide_id"]) if values.get("slide_id") else None:
+            raise ManifestError(f"{manifest}:{row.line}: slide_id '{values['slide_id']:.60}' {why}")
         record = SlideRecord(
             path=path,
-            slide_id=row.get("slide_id") or path.stem,
-            mpp=_mpp(manifest, line, row),
-            annotations=_path(manifest, row["annotations"]) if row.get("annotations") else None,
-            label=row.get("label") or None,
-            split=row.get("split") or None,
-            group=row.get("group") or None,
-            extra={key: value for key, value in row.items() if key not in SLIDE_COLUMNS},
+            slide_id=values.get("slide_id") or id_of(path),
+            mpp=_mpp(manifest, row.line, values),
+            annotations=path_of(manifest, row, "annotations") if values.get("annotations") else None,
+            label=values.get("label") or None,
+            split=values.get("split") or None,
+            group=values.get("group") or None,
+            extra={key: value for key, value in values.items() if key not in SLIDE_COLUMNS},
         )
         if record.slide_id in lines:
             first = lines[record.slide_id]
-            raise ManifestError(f"{manifest}:{line}: slide '{record.slide_id}' is on line {first} too; name it apart")
-        lines[record.slide_id] = line
+            raise ManifestError(
+                f"{manifest}:{row.line}: slide '{record.slide_id}' is on line {first} too; delete one, or name them "
+                "apart in a column slide_id"
+            )
+        lines[record.slide_id] = row.line
         records.append(record)
     return records
 
 
 def read_store_manifest(manifest: Path) -> list[Path]:
-    """Return the stores of a manifest; relative paths are relative to the manifest."""
-    return [_path(manifest, row["path"]) for _, row in _rows(manifest)]
+    """Return the stores of a manifest; relative paths are relative to the manifest.
+
+    Raises:
+        ManifestError: a column or value cannot be used, or it says of stores what only slides have.
+    """
+    rows = read_table(manifest, what="manifest", needs=["path"], known=SLIDE_COLUMNS)
+    said = [column for column in SLIDE_COLUMNS if column in rows[0].values and column != "path"]
+    if said:
+        raise ManifestError(
+            f"manifest '{manifest}' has column '{said[0]}', which is for slides and is not read of tile stores; give "
+            "it to histogen tile, or delete the column"
+        )
+    return [_path(manifest, row, "path") for row in rows]
 
 
 def manifest_hash(manifest: Path) -> str:
@@ -67,45 +88,23 @@ def manifest_hash(manifest: Path) -> str:
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
-def _rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", skipinitialspace=True)
-            names = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError as error:
-        raise ManifestError(f"manifest '{manifest}' does not exist; check the path") from error
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise ManifestError(f"manifest '{manifest}' is not a CSV file ({error}); save it as one, in UTF-8") from error
-    if "path" not in names:
-        raise ManifestError(f"manifest '{manifest}' has no column 'path' (it has {', '.join(names) or 'none'}); add it")
-    if not rows:
-        raise ManifestError(f"manifest '{manifest}' lists nothing; add a row")
-    return [(line, _checked_row(manifest, line, row)) for line, row in rows]
-
-
-def _checked_row(manifest: Path, line: int, row: Mapping[str, str | None]) -> dict[str, str]:
-    if "" in row or None in row.values():
-        raise ManifestError(f"{manifest}:{line}: the row has not as many values as there are columns; mend it")
-    values = {key: (value or "").strip() for key, value in row.items()}
-    if not values["path"]:
-        raise ManifestError(f"{manifest}:{line}: 'path' is empty; fill it or delete the row")
-    return values
-
-
-def _path(manifest: Path, value: str) -> Path:
-    return manifest.parent / Path(value).expanduser()
+def _path(manifest: Path, row: Row, column: str) -> Path:
+    if not row.values[column]:
+        raise ManifestError(f"{manifest}:{row.line}: '{column}' is empty; fill it or delete the row")
+    return path_of(manifest, row, column)
 
 
 def _mpp(manifest: Path, line: int, row: Mapping[str, str]) -> Mpp | None:
     texts = [row.get("mpp_x") or row.get("mpp"), row.get("mpp_y") or row.get("mpp")]
     if not any(texts):
         return None
+    if row.get("mpp") and (row.get("mpp_x") or row.get("mpp_y")):
+        raise ManifestError(f"{manifest}:{line}: both mpp and mpp_x or mpp_y are given; leave one or the two others")
     try:
         x, y = (float(text or "") for text in texts)
     except ValueError as error:
         raise ManifestError(
-            f"{manifest}:{line}: mpp {texts[0]!r} x {texts[1]!r} is not two numbers; mend it"
+            f"{manifest}:{line}: mpp {texts[0]!r} x {texts[1]!r} is not two numbers; write them with a point"
         ) from error
     if not (0 < x < math.inf and 0 < y < math.inf):
         raise ManifestError(f"{manifest}:{line}: mpp {x} x {y} is not above zero; give microns per pixel")

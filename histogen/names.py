@@ -1,4 +1,4 @@
-"""Tables from the name a user writes to the ``"module:attribute"`` that it stands for.
+"""Names: of files and folders, and tables from the name a user writes to the ``"module:attribute"`` it stands for.
 
 A table entry is resolved on demand, so that naming a thing never imports it.
 """
@@ -6,8 +6,11 @@ A table entry is resolved on demand, so that naming a thing never imports it.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from histogen.errors import ConfigError
@@ -29,6 +32,39 @@ XML_ANNOTATIONS = {
 
 AREA_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".db", ".xml", ".ndpa", ".annotations")
 """How the names of annotations end that lie in a folder, one for each slide; their content says what they are."""
+
+
+MAX_NAME = 160
+"""Letters of a slide's id: what is made of it adds to them, and file systems end at 255 bytes."""
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
+
+
+def why_not_plain(name: str, *, most: int = MAX_NAME) -> str | None:
+    """Return why ``name`` cannot name a file or a folder anywhere, and what can; None when it can."""
+    if not name:
+        return "is empty; give a name of letters, digits and _ . + @ -"
+    if len(name) > most:
+        return f"has {len(name)} letters, more than the {most} that leave room for endings; shorten it"
+    if PLAIN.fullmatch(name):
+        return None
+    first = next((sign for sign in name if not re.match(r"[A-Za-z0-9_.+@-]", sign)), name[0])
+    own = re.sub(r"[^A-Za-z0-9_.+@-]+", "_", name.replace("..", "")).strip("_.+@-")
+    hint = f", such as '{own}'" if own else ""
+    return f"cannot name a folder, for its {first!r}; use letters, digits and _ . + @ - (first a letter or digit){hint}"
+
+
+def plain_name(name: str) -> str:
+    """Return ``name`` where it is plain; else with ``_`` for other letters, shortened, and a hash."""
+    plain = re.sub(r"[^A-Za-z0-9_.+@-]", "_", name)
+    plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
+    if plain == name and len(name) <= MAX_NAME:
+        return name
+    return f"{plain[: MAX_NAME - 7]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"
+
+
+def other_spelling(name: str, names: Iterable[str]) -> str | None:
+    """Return one of ``names`` that is ``name`` but for case and blanks around it; None when there is none."""
+    return next((one for one in names if one != name and one.strip().casefold() == name.strip().casefold()), None)
 
 
 def resolve(table: Mapping[str, str], name: str, *, what: str) -> Any:

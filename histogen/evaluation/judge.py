@@ -61,7 +61,7 @@ def few_shot_scores(
     for shots in settings.shots:
         values = few_shot_episodes(
             embeddings[task.split.train], task.train_labels, embeddings[task.split.test], task.test_labels,
-            num_classes=len(task.classes), shots=shots, episodes=settings.episodes, seed=seed, device=device,
+            classes=task.classes, shots=shots, episodes=settings.episodes, seed=seed, device=device,
         )  # fmt: skip
         result[str(shots)] = {"mean": float(values.mean()), "std": float(values.std(ddof=1))}
     return result

@@ -83,7 +83,7 @@ def judge_slides(
         matrix = read()
         probabilities = cross_validate(
             [matrix[rows] for rows in slides.rows], slides.labels,
-            num_classes=len(slides.classes), settings=settings, seed=seed, device=device,
+            classes=slides.classes, settings=settings, seed=seed, device=device,
         )  # fmt: skip
         predicted = probabilities.argmax(axis=1).astype(np.int64)
         found = scores(task, predicted, draws=draws, seed=seed)

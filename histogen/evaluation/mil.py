@@ -98,31 +98,31 @@ def cross_validate(
     bags: Sequence[NDArray[np.floating]],
     labels: NDArray[np.integer],
     *,
-    num_classes: int,
+    classes: Sequence[str],
     settings: MilSettings,
     seed: int,
     device: str = "cpu",
 ) -> NDArray[np.float32]:
-    """Return the probabilities [S, K] of each slide by the model of the fold that left it out.
+    """Return the probabilities [S, K] of each slide by the model of the fold that left it out; ``classes`` [K] names.
 
     Raises:
         ConfigError: a class has fewer slides than there are folds.
     """
-    fold_of = assign_folds(labels, settings.folds, seed=seed)
-    probabilities = np.empty((len(bags), num_classes), dtype=np.float32)
+    fold_of = assign_folds(labels, settings.folds, classes=classes, seed=seed)
+    probabilities = np.empty((len(bags), len(classes)), dtype=np.float32)
     for fold in range(settings.folds):
         train = np.flatnonzero(fold_of != fold).tolist()
         model = fit_slides(
             [bags[i] for i in train], labels[train],
-            num_classes=num_classes, settings=settings, seed=derive_seed(seed, "fold", fold), device=device,
+            num_classes=len(classes), settings=settings, seed=derive_seed(seed, "fold", fold), device=device,
         )  # fmt: skip
         for slide in np.flatnonzero(fold_of == fold).tolist():
             probabilities[slide] = model.predict(bags[slide])[0]
     return probabilities
 
 
-def assign_folds(labels: NDArray[np.integer], folds: int, *, seed: int) -> NDArray[np.int64]:
-    """Return the fold [S] of each slide; every class is spread evenly over the folds.
+def assign_folds(labels: NDArray[np.integer], folds: int, *, classes: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """Return the fold [S] of each slide; every class is spread evenly over the folds. ``classes`` names the codes.
 
     Raises:
         ConfigError: a class has fewer slides than there are folds.
@@ -132,7 +132,9 @@ def assign_folds(labels: NDArray[np.integer], folds: int, *, seed: int) -> NDArr
     for code in np.unique(labels):
         members = np.flatnonzero(labels == code)
         if len(members) < folds:
-            raise ConfigError(f"class {code} has {len(members)} slides, fewer than {folds} folds; set fewer folds")
+            raise ConfigError(
+                f"class '{classes[code]}' has {len(members)} slides, fewer than the {folds} folds; set mil.folds lower"
+            )
         shuffled = numpy_rng(seed, "folds", int(code)).permutation(members)
         fold_of[shuffled] = (start + np.arange(len(members))) % folds
         start += len(members)  # the next class goes on where this one ended, so that folds stay even

@@ -6,6 +6,7 @@ the few-shot protocol that pathology encoders report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,7 @@ def few_shot_episodes(
     queries: NDArray[np.floating],
     query_labels: NDArray[np.integer],
     *,
-    num_classes: int,
+    classes: Sequence[str],
     shots: int,
     episodes: int,
     seed: int,
@@ -97,7 +98,8 @@ def few_shot_episodes(
 ) -> NDArray[np.float64]:
     """Return the balanced accuracy [episodes] of SimpleShot with ``shots`` random training tiles per class.
 
-    The supports of an episode depend on (seed, episode) alone, so encoders are compared on the same ones.
+    ``classes`` [K] are their names. The supports of an episode depend on (seed, episode) alone, so encoders are
+    compared on the same ones.
 
     Raises:
         ConfigError: a class has fewer than ``shots`` training tiles.
@@ -106,17 +108,19 @@ def few_shot_episodes(
     origin = support.mean(dim=0)
     support = support - origin
     tests = Queries.of(as_matrix(queries, what="query", device=device) - origin)
-    of_class = [np.flatnonzero(train_labels == code) for code in range(num_classes)]
-    short = min(range(num_classes), key=lambda code: len(of_class[code]))
+    of_class = [np.flatnonzero(train_labels == code) for code in range(len(classes))]
+    short = min(range(len(classes)), key=lambda code: len(of_class[code]))
     if len(of_class[short]) < shots:
-        raise ConfigError(f"class {short} has {len(of_class[short])} training tiles; ask for fewer than {shots} shots")
-    labels = torch.arange(num_classes, device=device).repeat_interleave(shots)
+        raise ConfigError(
+            f"class '{classes[short]}' has {len(of_class[short])} training tiles; ask for fewer than {shots} shots"
+        )
+    labels = torch.arange(len(classes), device=device).repeat_interleave(shots)
     scores = np.empty(episodes)
     with few_threads(support):
         for episode in range(episodes):
             rng = numpy_rng(seed, "few-shot", episode)
             rows = np.concatenate([rng.choice(members, shots, replace=False) for members in of_class])
-            model = fit_centroids(support[torch.as_tensor(rows, device=device)], labels, num_classes=num_classes)
+            model = fit_centroids(support[torch.as_tensor(rows, device=device)], labels, num_classes=len(classes))
             predicted = model.predict(tests).cpu().numpy()
-            scores[episode] = balanced_accuracy(class_counts(query_labels, predicted, num_classes=num_classes))
+            scores[episode] = balanced_accuracy(class_counts(query_labels, predicted, num_classes=len(classes)))
     return scores

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import ConfigError
+from histogen.names import other_spelling
 from histogen.seeds import numpy_rng
 
 CANDIDATES = 500
@@ -29,10 +30,15 @@ def given_split(codes: NDArray[np.integer], categories: list[str], usable: NDArr
         codes: [N] category of each tile, -1 for none; usable: [N] tiles that have a label.
 
     Raises:
-        ConfigError: one of the two categories has no usable tile.
+        ConfigError: one of the two categories has no usable tile, or is there in other spellings too (``Train``).
     """
     sides = {}
     for name in ("train", "test"):
+        if (other := other_spelling(name, categories)) is not None:
+            raise ConfigError(
+                f"the column 'split' has '{other}', which would take no part beside 'train' and 'test'; write it as "
+                f"'{name}' where the tiles were made from, or use split=slide"
+            )
         code = categories.index(name) if name in categories else -2
         sides[name] = np.flatnonzero(usable & (codes == code))
         if not len(sides[name]):

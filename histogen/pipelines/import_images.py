@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from histogen.compute.run import run_units
 from histogen.config import UNRECORDED, BulkConfig, Settings
 from histogen.errors import ConfigError, StoreError
 from histogen.files import remove_temporaries
+from histogen.names import plain_name
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.store.find import STORE_SUFFIX
 from histogen.store.image_folder import ImageFolder, scan_images
@@ -124,7 +124,7 @@ def _open_or_create(path: Path, config: ImportImagesConfig, images: ImageFolder)
     return TileStore.create(
         path,
         kind="natural",
-        store_id=re.sub(r"[^A-Za-z0-9_.+@-]", "_", path.stem).lstrip(".+@-") or "images",
+        store_id=plain_name(path.stem),
         tile_px=config.tile_px or _common_px(images),
         mpp=config.mpp,
         num_tiles=len(images.records),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 
 from histogen.errors import HistogenError, MissingMppError, RefusedSlideError, SlideError
 from histogen.geometry import BoxL0, Extent, Mpp
-from histogen.names import READERS, resolve
+from histogen.names import READERS, plain_name, resolve
 from histogen.slides.dicom import dicom_slide
 from histogen.slides.pyramid import Stored, settle
 from histogen.slides.resample import read_resampled
@@ -337,15 +335,9 @@ def _text(mpp: Mpp) -> str:
 
 
 def slide_id_of(path: Path) -> str:
-    """Return the id of a slide from its name: letters, digits and ``_ . + @ -`` as they are.
-
-    Every other character becomes ``_``; then a short hash of the name keeps two such slides apart.
-    """
+    """Return the id of a slide from its name, as :func:`histogen.names.plain_name` writes it."""
     stem = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
-    stem = stem.removesuffix(".ome")
-    plain = re.sub(r"[^A-Za-z0-9_.+@-]", "_", stem)
-    plain = plain if re.match(r"[A-Za-z0-9_]", plain) else f"_{plain}"
-    return plain if plain == stem else f"{plain}-{hashlib.sha256(stem.encode()).hexdigest()[:6]}"
+    return plain_name(stem.removesuffix(".ome"))
 
 
 def _check_plausible(slide: BaseSlide) -> None:

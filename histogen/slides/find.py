@@ -29,6 +29,8 @@ SUFFIXES = frozenset(f"{SLIDES} .dcm .dicom .dic".split())
 """Files in a folder that are taken for slides; a file that is named by the user is always tried."""
 NOT_READ = frozenset(".vsi .ets .isyntax .i2syntax .sdpc .kfb .tmap .lif .zvi .nd2 .lsm .stk .mds .afi".split())  # noqa: SIM905
 """Microscopes' formats that no reader here knows."""
+NO_MANIFESTS = frozenset(".xlsx .xls .ods .tsv .txt .json .yaml .yml .parquet".split())  # noqa: SIM905
+"""What people keep lists in; no slide has such a name."""
 IMAGES = IMAGE_SUFFIXES - {".jp2"}
 LOOKS_LIKE_IMAGES = "look like images, which `histogen import-images` makes tiles of"
 ENDINGS_OF_COPIES = frozenset(".bak .old .orig .tmp .part .partial .crdownload .download .gz .zip".split())  # noqa: SIM905
@@ -70,14 +72,28 @@ def find_slides(paths: Iterable[Path]) -> Found:
     """
     sources: dict[str, SlideRecord] = {}
     left: list[Left] = []
-    for source in _sources(list(paths), left):
+    for source in _stated_once(list(_sources(list(paths), left))):
         other = sources.setdefault(source.slide_id, source)
         if other.path.resolve() != source.path.resolve():
             raise ConfigError(
                 f"slide id '{source.slide_id}' stands for both '{other.path}' and '{source.path}'; "
                 "name them apart in a manifest (columns path, slide_id)"
             )
+        if other != source:
+            raise ConfigError(
+                f"slide '{source.slide_id}' is in two manifests that say different things of it; give one"
+            )
     return Found(list(sources.values()), tuple(left))
+
+
+def _stated_once(sources: list[SlideRecord]) -> list[SlideRecord]:
+    """Leave out the slides of folders of which a manifest, given beside them, says more than where they are."""
+    stated = {source.path.resolve() for source in sources if source != SlideRecord(source.path, _id_of(source.path))}
+    return [
+        source
+        for source in sources
+        if source.path.resolve() not in stated or source != SlideRecord(source.path, _id_of(source.path))
+    ]
 
 
 def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
@@ -87,8 +103,12 @@ def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
     for path in (path for path in paths if path not in repeated):
         if not path.exists():
             raise ConfigError(f"slides '{path}' do not exist; check the path")
-        if path.suffix == ".csv":
-            yield from read_slide_manifest(path)
+        if path.suffix.lower() == ".csv":
+            yield from read_slide_manifest(path, id_of=_id_of)
+        elif path.suffix.lower() in NO_MANIFESTS and path.is_file():
+            raise ConfigError(
+                f"'{path}' is no slide; a list of slides is a CSV file with a column path (docs/formats.md): save it so"
+            )
         elif path.is_dir() and path.suffix != ".zarr":
             beside: list[Left] = []
             found = list(_in_folder(path, beside, set()))
@@ -105,7 +125,7 @@ def _repeated(paths: list[Path]) -> set[Path]:
 
     A shell names all files of a folder where a user writes ``folder/*.dcm``.
     """
-    files = [file for path in paths if path.suffix != ".csv" and (file := dicom_file(path)) is not None]
+    files = [file for path in paths if path.suffix.lower() != ".csv" and (file := dicom_file(path)) is not None]
     first: dict[tuple[str, ...], Path] = {}
     for file in sorted((file for file in files if file.is_level), key=lambda file: -file.num_pixels):
         first.setdefault((str(file.path.parent), *file.key), file.path)

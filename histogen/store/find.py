@@ -27,7 +27,7 @@ def find_stores(paths: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def _stores_of(path: Path) -> Iterable[Path]:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return read_store_manifest(path)
     if (path / "zarr.json").exists():
         return [path]

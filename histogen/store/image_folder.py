@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from histogen.errors import ConfigError, ManifestError
 from histogen.store.images import SUFFIXES
 from histogen.store.layout import Column
+from histogen.table import check_spelling, read_table
 
 SPLITS_NAME = "splits.csv"
 SPLIT_FOLDERS = {
@@ -114,26 +114,20 @@ def _from_folders(paths: Sequence[str]) -> list[ImageRecord]:
 
 
 def _from_table(root: Path, table: Path) -> tuple[ImageRecord, ...]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"'{table}' cannot be read ({error}); give a CSV file in UTF-8") from error
-    if "path" not in names or not rows:
-        raise ManifestError(f"'{table}' needs a column 'path' and a row; it has columns {', '.join(names) or 'none'}")
+    rows = read_table(table, what="table", needs=["path"], known=["label", "split", "group"])
+    check_spelling(table, "split", rows)
+    names = list(rows[0].values)
     groups = [name for name in names if name.startswith("group")]
     lines: dict[str, int] = {}
     records = []
     for line, row in rows:
-        path = (row["path"] or "").strip()
+        path = row["path"]
         if not path or not (root / path).is_file():
             raise ManifestError(f"{table}:{line}: image '{path}' is not in '{root}'; mend the row or add the image")
         if path in lines:
             raise ManifestError(f"{table}:{line}: image '{path}' is on line {lines[path]} too; delete one row")
         lines[path] = line
-        values = {name: (row.get(name) or "").strip() or None for name in names}
+        values = {name: value or None for name, value in row.items()}
         group_values = {name: values[name] for name in groups}
         records.append(ImageRecord(path, values.get("label"), values.get("split"), group_values))
     return tuple(sorted(records, key=lambda record: record.path))

@@ -17,7 +17,6 @@ add chunk files. An absent tile has no bytes: its index entry is (2**64 - 1, 2**
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import StoreError
 from histogen.files import write_atomic
+from histogen.names import MAX_NAME, PLAIN, why_not_plain
 
 FORMAT = 1
 SYNTHETIC = ("generative", "interpolated")
@@ -43,7 +43,8 @@ MAX_COUNT = 2**40
 """More rows, or numbers in a row, than any store has."""
 CODEC_NAME = "imagecodecs_jpeg"
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
+MAX_NAME_LETTERS = MAX_NAME + 40
+"""Letters of a store's id or an array's name: a slide's id and what is added to it."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def check_attributes(attributes: Any, path: Path) -> None:
     mpp, name = attributes.get("mpp"), attributes.get("store_id")
     wrong = (
         ("kind", attributes.get("kind") not in KINDS),
-        ("store_id", not (isinstance(name, str) and _NAME.fullmatch(name))),
+        ("store_id", not (isinstance(name, str) and PLAIN.fullmatch(name))),
         ("tile_px", not _are_counts([attributes.get("tile_px")]) or attributes["tile_px"] == 0),
         ("num_tiles", not _are_counts([attributes.get("num_tiles")])),
         ("shard_tiles", not _are_counts([attributes.get("shard_tiles")]) or attributes["shard_tiles"] == 0),
@@ -265,10 +266,10 @@ def check_name(name: str, what: str) -> str:
     """Return ``name`` when it can be the name of a folder anywhere.
 
     Raises:
-        StoreError: it is empty or has other characters than letters, digits and ``_.+@-``.
+        StoreError: it is empty, too long or has other characters than letters, digits and ``_.+@-``.
     """
-    if not _NAME.fullmatch(name):
-        raise StoreError(f"{what} '{name}' cannot name a folder; use letters, digits and _ . + @ - only")
+    if why := why_not_plain(name, most=MAX_NAME_LETTERS):
+        raise StoreError(f"{what} '{name:.60}' {why}")
     return name
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import StoreError
+from histogen.names import other_spelling
 from histogen.store.find import find_stores
 from histogen.store.layout import unpack_text
 from histogen.store.merging import (
@@ -279,6 +280,13 @@ class TileSet:
         unknown = [v for v in values if isinstance(v, str) and v not in (names or [])]
         if unknown:
             raise StoreError(f"column '{name}' has no value '{unknown[0]}'; it has {names or 'numbers only'}")
+        for value in (value for value in values if name == "split" and isinstance(value, str)):
+            other = other_spelling(value, names or ())
+            if other is not None and other not in values:
+                raise StoreError(
+                    f"column 'split' has '{other}' beside '{value}'; write where={{split: [{value}, {other}]}} to have "
+                    "both, or spell them alike where the tiles were made from"
+                )
         return [names.index(v) if names and isinstance(v, str) else v for v in values]
 
 

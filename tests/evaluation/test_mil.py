@@ -32,7 +32,7 @@ def slides(num: int, seed: int) -> tuple[list[np.ndarray], np.ndarray, list[np.n
 
 def test_slides_are_told_apart_by_a_tenth_of_their_tiles() -> None:
     bags, labels, marks = slides(48, 0)
-    probabilities = cross_validate(bags, labels, num_classes=2, settings=SMALL, seed=0)
+    probabilities = cross_validate(bags, labels, classes="ab", settings=SMALL, seed=0)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
     assert (probabilities.argmax(axis=1) == labels).mean() >= 0.85
     model = fit_slides(bags, labels, num_classes=2, settings=SMALL, seed=0)
@@ -49,7 +49,7 @@ def test_labels_without_meaning_are_not_learned() -> None:
     bags, _, _ = slides(24, 2)
     noise = [np.random.default_rng(i).normal(size=bag.shape).astype(np.float32) for i, bag in enumerate(bags)]
     labels = np.random.default_rng(5).permutation(np.arange(24) % 2)
-    probabilities = cross_validate(noise, labels, num_classes=2, settings=SMALL, seed=0)
+    probabilities = cross_validate(noise, labels, classes="ab", settings=SMALL, seed=0)
     assert 0.2 <= (probabilities.argmax(axis=1) == labels).mean() <= 0.8
 
 
@@ -79,10 +79,10 @@ def test_the_same_seed_gives_the_same_model_and_leaves_the_callers_seed_alone() 
 
 def test_folds_hold_every_class_evenly() -> None:
     labels = np.array([0] * 11 + [1] * 6 + [2] * 8)
-    folds = assign_folds(labels, 5, seed=0)
+    folds = assign_folds(labels, 5, classes="abc", seed=0)
     assert np.bincount(folds).tolist() == [5, 5, 5, 5, 5]
     for code in range(3):
         counts = np.bincount(folds[labels == code], minlength=5)
         assert counts.max() - counts.min() <= 1
-    with pytest.raises(ConfigError, match="class 1 has 2 slides, fewer than 3 folds"):
-        assign_folds(np.array([0, 0, 0, 1, 1]), 3, seed=0)
+    with pytest.raises(ConfigError, match="class 'y' has 2 slides, fewer than the 3 folds"):
+        assign_folds(np.array([0, 0, 0, 1, 1]), 3, classes="xy", seed=0)

@@ -44,9 +44,9 @@ def test_a_class_without_support_is_never_predicted(task) -> None:
 
 def test_episodes_are_the_same_for_every_encoder_and_more_shots_help(task) -> None:
     train, y, queries, z = task
-    few = few_shot_episodes(train, y, queries, z, num_classes=4, shots=1, episodes=30, seed=5)
-    again = few_shot_episodes(train, y, queries, z, num_classes=4, shots=1, episodes=30, seed=5)
-    many = few_shot_episodes(train, y, queries, z, num_classes=4, shots=15, episodes=30, seed=5)
+    few = few_shot_episodes(train, y, queries, z, classes="abcd", shots=1, episodes=30, seed=5)
+    again = few_shot_episodes(train, y, queries, z, classes="abcd", shots=1, episodes=30, seed=5)
+    many = few_shot_episodes(train, y, queries, z, classes="abcd", shots=15, episodes=30, seed=5)
     np.testing.assert_array_equal(few, again)
     assert len(set(few)) > 3
     assert many.mean() > few.mean() + 0.05
@@ -54,12 +54,12 @@ def test_episodes_are_the_same_for_every_encoder_and_more_shots_help(task) -> No
 
 def test_all_training_tiles_as_shots_equal_the_plain_classifier(task) -> None:
     train, y, queries, z = task
-    scores = few_shot_episodes(train, y, queries, z, num_classes=4, shots=20, episodes=2, seed=0)
+    scores = few_shot_episodes(train, y, queries, z, classes="abcd", shots=20, episodes=2, seed=0)
     expected = np.mean([(simpleshot_predict(train, y, queries, num_classes=4) == z)[z == c].mean() for c in range(4)])
     np.testing.assert_allclose(scores, expected)
 
 
 def test_too_few_tiles_for_the_shots(task) -> None:
     train, y, queries, z = task
-    with pytest.raises(ConfigError, match="class 0 has 20 training tiles; ask for fewer than 21 shots"):
-        few_shot_episodes(train, y, queries, z, num_classes=4, shots=21, episodes=1, seed=0)
+    with pytest.raises(ConfigError, match="class 'a' has 20 training tiles; ask for fewer than 21 shots"):
+        few_shot_episodes(train, y, queries, z, classes="abcd", shots=21, episodes=1, seed=0)

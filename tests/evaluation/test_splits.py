@@ -18,6 +18,14 @@ def test_given_split_takes_only_train_and_test() -> None:
         given_split(codes, ["train", "validation"], usable)
 
 
+@pytest.mark.parametrize("names", [["train", "test", "Train"], ["train", "test", "test "], ["TEST", "train", "test"]])
+def test_a_side_that_is_spelled_in_two_ways_is_refused(names: list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match="which would take no part beside 'train' and 'test'; write it as '(train|test)'"
+    ):
+        given_split(np.array([0, 1, 2]), names, np.ones(3, bool))
+
+
 def test_groups_stay_whole_and_classes_reach_both_sides() -> None:
     """Classes 0 and 1 live in slides 0-2 and 3-5 only: a careless choice of two of eight slides would miss one."""
     groups = np.repeat(np.arange(8), 10)

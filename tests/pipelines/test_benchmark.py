@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from histogen.encoders.registry import load_encoder
 from histogen.encoders.timm import build_vit, export_encoder
-from histogen.errors import ConfigError, OutputExistsError, StoreError
+from histogen.errors import ConfigError, ManifestError, OutputExistsError, StoreError
 from histogen.evaluation.shifts import restain
 from histogen.pipelines import import_images
 from histogen.pipelines.benchmark import command as benchmark
@@ -233,9 +234,24 @@ def test_whole_slides_are_judged_by_their_own_labels(tmp_path: Path) -> None:
     assert "1 slides without a label" in outcome.summary
     assert "1 labelled slides are not among the tiles given" in outcome.summary
     assert "100.0 [100.0, 100.0]" in (tmp_path / "out" / "benchmark.md").read_text()
-    (tmp_path / "slides.csv").write_text("name,label\nS1,dark\n")
-    with pytest.raises(ConfigError, match="need columns slide_id and label"):
-        benchmark.run(config(tmp_path / "tiles", tmp_path / "o2", ["colour"], slide_labels=tmp_path / "slides.csv"))
+    # the same labels with blanks around them, and slides that are listed again with the same label
+    (tmp_path / "blanks.csv").write_text("\n".join([f"{line} " for line in lines] + lines[3:5]))
+    again = benchmark.load_slides(open_tiles(tmp_path / "tiles"), _labelled(tmp_path, "blanks.csv"))[0]
+    assert again.classes == ("dark", "light")
+    assert len(again.slides) == 12
+    for text, message in (
+        ("name,label\nS1,dark\n", "has no column 'slide_id' (it has name, label)"),
+        ("slide_id,label\nS1,dark\nS2,light\nS1,light\n", "4: slide 'S1' is 'light' here and 'dark' on line 2"),
+        ("slide_id,label,label\nS1,dark,light\n", "has column 'label' twice"),
+        ("slide_id,label\n,dark\n", "2: 'slide_id' is empty"),
+    ):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(ManifestError, match=re.escape(message)):
+            benchmark.load_slides(open_tiles(tmp_path / "tiles"), _labelled(tmp_path, "bad.csv"))
+
+
+def _labelled(folder: Path, name: str) -> BenchmarkConfig:
+    return config(folder / "tiles", folder / "out", ["colour"], slide_labels=folder / name)
 
 
 def test_retrieval_is_measured_when_asked(slides: Path, vit: str, tmp_path: Path) -> None:

@@ -98,7 +98,11 @@ def test_a_table_gives_label_split_and_groups_of_the_images_it_lists(folder: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name\nx\n", "needs a column 'path'"),
+        ("name\nx\n", "has no column 'path'"),
+        ("path,label,label\ncat/1.jpg,a,b\n", "has column 'label' twice"),
+        ("path,split\ncat/1.jpg,train\ncat/2.jpg,Train\n", "splits.csv:3: split 'Train' is 'train' on line 2"),
+        ("path,Group\ncat/1.jpg,p\n", "has a column 'Group', which is not 'group'"),
+        ("path;label\ncat/1.jpg;a\n", "has semicolons between its columns"),
         ("path\ncat/none.png\n", "splits.csv:2: image 'cat/none.png' is not in"),
         ("path\ncat/1.jpg\ncat/1.jpg\n", "splits.csv:3: image 'cat/1.jpg' is on line 2 too"),
     ],

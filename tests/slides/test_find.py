@@ -230,3 +230,69 @@ def test_a_folder_without_slides_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "a.vsi").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"holds no slides \(a\.vsi: a format that is not read\)"):
         find_slides([tmp_path])
+
+
+def manifest(folder: Path, *rows: str) -> Path:
+    (folder / "m.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder / "m.csv"
+
+
+def test_ids_from_a_manifest_without_names_are_those_from_the_folder(tmp_path: Path) -> None:
+    """Spaces, umlauts, names too long for what is made of them, dots, and endings that only some tools know."""
+    names = [
+        "Prä parat 1.tif",
+        "Größe ß 2.tif",
+        "L" * 240 + ".tif",
+        "a.ome.tif",
+        "S-1.v2",
+        "b b.svs",
+        "b_b.svs",
+        "-x.tif",
+    ]
+    for name in names:
+        tifffile.imwrite(tmp_path / name, A)
+    from_folder = find_slides([tmp_path]).slides
+    from_manifest = find_slides([manifest(tmp_path, "path", *(source.path.name for source in from_folder))]).slides
+    assert from_manifest == from_folder
+    ids = [source.slide_id for source in from_folder]
+    assert len(set(ids)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]{0,159}", name) for name in ids)
+    assert {"a", "S-1.v2", "b_b"} < set(ids)
+
+
+def test_long_names_that_differ_at_their_end_are_kept_apart(tmp_path: Path) -> None:
+    for end in "xyz":
+        tifffile.imwrite(tmp_path / f"{'L' * 200}{end}.tif", A)
+    assert len({source.slide_id for source in find_slides([tmp_path]).slides}) == 3
+
+
+def test_what_a_manifest_states_wins_over_the_folder_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / "slides" / f"{name}.tif", A)
+    listed = manifest(tmp_path, "path,slide_id,label", "slides/a.tif,S1,tumour")
+    for given in ([listed, tmp_path / "slides"], [tmp_path / "slides", listed]):
+        found = {source.slide_id: source.label for source in find_slides(given).slides}
+        assert found == {"S1": "tumour", "b": None}
+
+
+def test_two_manifests_that_say_different_things_of_a_slide_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", A)
+    first = manifest(tmp_path, "path,label", "a.tif,tumour").rename(tmp_path / "first.csv")
+    second = manifest(tmp_path, "path,label", "a.tif,stroma")
+    with pytest.raises(ConfigError, match="slide 'a' is in two manifests that say different things of it; give one"):
+        find_slides([first, second])
+    assert len(find_slides([first, first]).slides) == 1
+
+
+@pytest.mark.parametrize("name", ["list.xlsx", "list.TSV", "list.txt", "list.json"])
+def test_a_list_in_another_format_is_answered_with_what_to_save(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("path\na.tif\n")
+    with pytest.raises(ConfigError, match=r"is no slide; a list of slides is a CSV file with a column path"):
+        find_slides([tmp_path / name])
+
+
+def test_a_manifest_may_end_in_capitals(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", A)
+    listed = manifest(tmp_path, "path", "a.tif").rename(tmp_path / "M.CSV")
+    assert [source.slide_id for source in find_slides([listed]).slides] == ["a"]

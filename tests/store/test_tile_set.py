@@ -145,6 +145,21 @@ def test_a_condition_may_be_given_when_opening(folder: Path) -> None:
     assert len(TileSet.open_(folder, where={"label": "fat"})) == 3
 
 
+def test_a_split_in_two_spellings_is_chosen_by_both_or_refused(tmp_path: Path) -> None:
+    for name, split in (("a", "train"), ("b", "Train"), ("c", "test ")):
+        TileStore.create(
+            tmp_path / f"{name}.zarr", kind="natural", store_id=name, tile_px=16, mpp=None, num_tiles=2, provenance={},
+            columns={"split": Column.categorical([split] * 2)},
+        )  # fmt: skip
+    tiles = TileSet.open_(tmp_path, allow_partial=True)
+    with pytest.raises(
+        StoreError, match=r"'split' has 'Train' beside 'train'; write where=\{split: \[train, Train\]\}"
+    ):
+        tiles.where({"split": "train"})
+    for wanted in (["train", "Train"], "test "):
+        assert len(tiles.where({"split": wanted})) == 0  # no shard is there yet; the choice is taken
+
+
 def test_indices_out_of_range_are_refused(tiles: TileSet) -> None:
     for index in (len(tiles), -len(tiles) - 1):
         with pytest.raises(IndexError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 import histogen
 from histogen.encoders.base import EncoderCard
 from histogen.encoders.registry import load_encoder
-from histogen.errors import ConfigError, StoreError
+from histogen.errors import ConfigError, ManifestError, StoreError
 from histogen.evaluation.judge import judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
 from histogen.evaluation.shifts import Shift, shifts_of
@@ -31,6 +30,7 @@ from histogen.report.benchmark_text import benchmark_table, benchmark_text
 from histogen.report.run_report import write_report
 from histogen.report.stages import RunReport
 from histogen.store.tile_set import TileSet, open_tiles
+from histogen.table import read_table
 from histogen.training.precision import resolve_precision
 from histogen.training.processes import resolve_device
 
@@ -74,17 +74,24 @@ def load_slides(tiles: TileSet, config: BenchmarkConfig) -> tuple[SlideTask, lis
     """Return the task that the file of slide labels poses, and what was left out of it.
 
     Raises:
-        ConfigError: the file cannot be read or has no columns ``slide_id`` and ``label``.
+        ManifestError: the file cannot be used, or gives a slide two labels.
     """
     path = config.slide_labels
     assert path is not None
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"slide labels '{path}' cannot be read ({error}); check the path") from error
-    if not rows or not {"slide_id", "label"} <= set(rows[0]):
-        raise ConfigError(f"slide labels '{path}' need columns slide_id and label, and at least one row")
-    label_of = {row["slide_id"]: row["label"] for row in rows if row["label"]}
+    label_of: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for line, row in read_table(path, what="slide labels", needs=["slide_id", "label"]):
+        name, label = row["slide_id"], row["label"]
+        if not name:
+            raise ManifestError(f"{path}:{line}: 'slide_id' is empty; fill it or delete the row")
+        if not label:
+            continue
+        if label_of.setdefault(name, label) != label:
+            raise ManifestError(
+                f"{path}:{line}: slide '{name}' is '{label}' here and '{label_of[name]}' on line {lines[name]}; "
+                "leave one"
+            )
+        lines.setdefault(name, line)
     stores = [store.store_id for store in tiles.stores]
     return build_slide_task(tiles.store_of(np.arange(len(tiles))), stores, label_of)
 

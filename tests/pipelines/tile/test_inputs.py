@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, ManifestError
 from histogen.geometry import Extent
 from histogen.pipelines.outputs import Outcome, is_complete
 from histogen.pipelines.tile.command import TileConfig, run
@@ -194,3 +194,28 @@ def test_an_image_that_is_a_tile_is_answered_with_what_to_type(tmp_path: Path) -
     assert outcome.summary.endswith("no slide could be tiled; 1 slides have failures")
     assert "pass --slide-mpp" in outcome.failures[0]
     assert outcome.failures[0].endswith("histogen import-images FOLDER --out STORE")
+
+
+@pytest.mark.parametrize("name", ["../../evil", "{outside}/evil", "p/q", "..", "Prä parat", "L" * 240])
+def test_an_id_that_is_no_name_is_refused_before_anything_is_made(slide: Path, tmp_path: Path, name: str) -> None:
+    name = name.format(outside=tmp_path / "outside")
+    (tmp_path / "in").mkdir()
+    manifest = tmp_path / "in" / "m.csv"
+    manifest.write_text(f"path,slide_id\n{slide},b\n{slide},{name}\n")
+    with pytest.raises(ManifestError, match=r"m\.csv:3: slide_id "):
+        tile(manifest, tmp_path / "in" / "tiles")
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "m.csv"]
+
+
+def test_slides_with_long_and_odd_names_are_tiled_from_a_manifest_at_two_resolutions(
+    slide: Path, tmp_path: Path
+) -> None:
+    names = ["Größe ß 2.svs", "L" * 240 + ".svs"]
+    for name in names:
+        shutil.copy(slide, tmp_path / name)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path\n" + "\n".join(names), encoding="utf-8")
+    outcome = tile(manifest, tmp_path / "tiles", mpp=[0.5, 1.0], tissue={"method": "none"}, geojson=True)
+    assert outcome.failures == ()
+    stores = [TileStore.open_(path) for path in (tmp_path / "tiles").glob("mpp-*/*.zarr")]
+    assert sorted(store.num_tiles for store in stores) == [11 * 8, 11 * 8, 23 * 17, 23 * 17]
