@@ -26,6 +26,10 @@ from histogen.store.tile_store import TileStore
 
 COMMAND = "import-images"
 FALLBACK_TILE_PX = 256
+SHOWN = 20
+"""Classes that the summary counts by name."""
+LOOKED_AT = 5000
+"""Images whose size is looked at to choose the tiles'; the size of every one is checked as it is imported."""
 
 
 class ImportJpegConfig(Settings):
@@ -45,7 +49,7 @@ class ImportImagesConfig(BulkConfig):
     splits: Path | None = None
     """A table with columns path, label, split, group…; default ``splits.csv`` in the folder, when there is one."""
     tile_px: int | None = Field(default=None, ge=8)
-    """Side of the tiles in pixels; default: that of the images when all are equal squares, else 256."""
+    """Side of the tiles in pixels; default: that of most images when they are squares of one size, else 256."""
     mpp: float | None = Field(default=None, gt=0)
     """Microns per pixel, for images that have a physical size."""
     jpeg: ImportJpegConfig = ImportJpegConfig()
@@ -97,16 +101,22 @@ def import_shard(unit: ImportUnit) -> dict[str, Any]:
     paths = unpack_text(store.read_rows("columns/path", list(store.shard_range(unit.shard))))
     payloads: list[bytes | None] = []
     failures: list[str] = []
+    others: list[str] = []
     num_copied = 0
     for path in paths:
         try:
             payload, copied = tile_payload(unit.folder / path, store.tile_px, store.jpeg)
+            if not copied and image_extent(unit.folder / path) != (store.tile_px, store.tile_px):
+                others.append(path)
         except StoreError as error:
             payload, copied = None, False
             failures.append(str(error))
         payloads.append(payload)
         num_copied += copied
-    note = {**store.write_tiles(unit.shard, payloads), "copied": num_copied, "failures": failures}
+    resampled = {"count": len(others), "first": others[:1]}
+    note = {
+        **store.write_tiles(unit.shard, payloads), "copied": num_copied, "resampled": resampled, "failures": failures
+    }  # fmt: skip
     store.commit(TILES, unit.shard, note)
     return note
 
@@ -140,21 +150,43 @@ def _open_or_create(path: Path, config: ImportImagesConfig, images: ImageFolder)
 
 
 def _common_px(images: ImageFolder) -> int:
+    """Return the side that more than half of the images have, as squares; of many images, of some spread evenly."""
     extents: Counter[tuple[int, int]] = Counter()
-    for record in images.records:
+    for record in images.records[:: -(-len(images.records) // LOOKED_AT)]:
         try:
             extents[image_extent(images.root / record.path)] += 1
         except StoreError:
             continue  # the worker says the sentence
-        if len(extents) > 1:
-            return FALLBACK_TILE_PX
     if not extents:
         raise ConfigError(f"no file in '{images.root}' can be opened as an image; check the folder")
-    width, height = next(iter(extents))
-    return width if width == height else FALLBACK_TILE_PX
+    (width, height), count = extents.most_common(1)[0]
+    return width if width == height and 2 * count > extents.total() else FALLBACK_TILE_PX
 
 
 def _summary(store: TileStore, images: ImageFolder, notes: list[dict[str, Any]], seconds: float) -> str:
     count, copied = (sum(note[key] for note in notes) for key in ("count", "copied"))
     text = f"{store.path}: {count:,} images of {store.tile_px} px, {copied:,} of them byte for byte, in {seconds:.1f} s"
-    return f"{text}; {images.num_unlisted} not in the table were left out" if images.num_unlisted else text
+    resampled = sum(note["resampled"]["count"] for note in notes)
+    if resampled:
+        first = next(path for note in notes for path in note["resampled"]["first"])
+        text += f"; {resampled:,} are not {store.tile_px} x {store.tile_px} px (the first: {first}): resampled"
+    if images.num_unlisted:
+        text += f"; {images.num_unlisted} not in the table were left out"
+    return "\n".join([text, *_counts(images)])
+
+
+def _counts(images: ImageFolder) -> list[str]:
+    """Return a line of the classes with the images of each, by split where there are splits."""
+    labels = Counter(record.label for record in images.records)
+    splits = Counter(record.split for record in images.records)
+    lines = []
+    for what, counts in (("classes", labels), ("splits", splits)):
+        if set(counts) == {None}:
+            lines.append(f"{what}: none")
+            continue
+        named = sorted((name, count) for name, count in counts.items() if name is not None)
+        shown = ", ".join(f"{name} {count:,}" for name, count in named[:SHOWN])
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        without = f", none {counts[None]:,}" if None in counts else ""
+        lines.append(f"{len(named)} {what}: {shown}{more}{without}")
+    return lines

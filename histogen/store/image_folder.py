@@ -73,7 +73,7 @@ def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
     (next) folder gives the label, a flat folder gives neither.
 
     Raises:
-        ConfigError: the folder does not exist or has no image.
+        ConfigError: the folder does not exist or has no image, or has images beside the folders of its splits.
         ManifestError: the table is malformed, or lists an image that is not there.
     """
     if not root.is_dir():
@@ -86,7 +86,7 @@ def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
         return ImageFolder(root, records, sum(path not in listed for path in paths))
     if not paths:
         raise ConfigError(f"'{root}' has no image ({', '.join(sorted(SUFFIXES))}); check the path")
-    return ImageFolder(root, tuple(_from_folders(paths)))
+    return ImageFolder(root, tuple(_from_folders(root, paths)))
 
 
 def _image_paths(root: Path) -> list[str]:
@@ -102,9 +102,18 @@ def _image_paths(root: Path) -> list[str]:
     return sorted(paths)
 
 
-def _from_folders(paths: Sequence[str]) -> list[ImageRecord]:
+def _from_folders(root: Path, paths: Sequence[str]) -> list[ImageRecord]:
     parts = [path.split("/")[:-1] for path in paths]
-    by_split = all(folders and folders[0].lower() in SPLIT_FOLDERS for folders in parts)
+    split_of = [SPLIT_FOLDERS.get(folders[0].lower()) if folders else None for folders in parts]
+    by_split = None not in split_of
+    found = sorted({path.split("/")[0] for path, split in zip(paths, split_of, strict=True) if split is not None})
+    if not by_split and len({SPLIT_FOLDERS[name.lower()] for name in found}) > 1:
+        beside = [path for path, split in zip(paths, split_of, strict=True) if split is None]
+        raise ConfigError(
+            f"'{root}' has folders {' and '.join(found)}, and {len(beside)} images beside them, the first "
+            f"'{beside[0]}', with which these would be classes; move them out, or list what counts in a splits.csv "
+            "(path, label, split)"
+        )
     records = []
     for path, folders in zip(paths, parts, strict=True):
         split = SPLIT_FOLDERS[folders[0].lower()] if by_split else None

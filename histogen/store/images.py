@@ -18,6 +18,11 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp",
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 """Pillow's modes of more than 8 bits, which its conversion to RGB would clamp."""
 
+BITS_PER_SAMPLE = 258
+"""TIFF's tag of the bits per channel."""
+PNG_BITS = 24
+"""Place of the bits per channel in a PNG file: the ninth byte of its first chunk."""
+
 _BASELINE = 0xC0
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -40,14 +45,14 @@ def tile_payload(path: Path, tile_px: int, jpeg: JpegSettings) -> tuple[bytes, b
     antialiased) and it is encoded with ``jpeg``.
 
     Raises:
-        StoreError: the file is not an image, is truncated, or has more than 8 bits per channel.
+        StoreError: the file is not an image, is truncated, has several pages or more than 8 bits per channel.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"image '{path}' cannot be read ({error.strerror}); check the file") from error
     with _opened(io.BytesIO(data), path) as image:
-        pixels = _rgb(image, path)
+        pixels = _rgb(image, data, path)
     if pixels.shape[:2] == (tile_px, tile_px) and is_baseline_rgb(data) and _decodes(data, pixels.shape):
         return data, True
     return encode_jpeg(_centre_square(pixels, tile_px), jpeg), False
@@ -73,14 +78,34 @@ def _opened(source: Path | io.BytesIO, path: Path) -> Image.Image:
         raise StoreError(f"image '{path}' cannot be opened ({_reason(error)}); mend or remove it") from error
 
 
-def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    if image.mode in DEEP_MODES:
-        raise StoreError(f"image '{path}' has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
+def _rgb(image: Image.Image, data: bytes, path: Path) -> NDArray[np.uint8]:
+    try:
+        pages, bits = getattr(image, "n_frames", 1), _bits(image, data)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise StoreError(f"image '{path}' does not decode ({_reason(error)}); mend or remove it") from error
+    if bits > 8:
+        raise StoreError(
+            f"image '{path}' has {bits} bits per channel, and nothing says what is white; convert it to 8 bits"
+        )
+    if pages > 1 and image.format != "MPO":  # a camera's second picture is a preview
+        raise StoreError(
+            f"image '{path}' has {pages} pages, of which one would be taken; save each as a file of its own"
+        )
     try:
         # Pillow, not libjpeg through imagecodecs: only Pillow says when a file is truncated
         return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise StoreError(f"image '{path}' does not decode ({_reason(error)}); mend or remove it") from error
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Return the bits per channel that the file has: Pillow opens colours of 16 bits by their high bytes."""
+    if image.format == "PNG":
+        return data[PNG_BITS]
+    if image.mode in DEEP_MODES:
+        return 32 if image.mode in ("I", "F") else 16
+    stated = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, 8)
+    return max(stated) if isinstance(stated, tuple) else int(stated)
 
 
 def _decodes(data: bytes, shape: tuple[int, ...]) -> bool:

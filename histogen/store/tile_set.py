@@ -128,7 +128,13 @@ class TileSet:
         return TileSet([s for s, _ in parts] or self.stores[:1], [p for _, p in parts] or [np.zeros(0, np.int64)])
 
     def where(self, conditions: Where) -> TileSet:
-        """Return the tiles whose columns have the given value, or one of the given values."""
+        """Return the tiles whose columns have the given value, or one of the given values.
+
+        Values of a categorical column are names; ``1`` is the name '1'.
+
+        Raises:
+            StoreError: no tile can have such a value.
+        """
         keep = np.ones(len(self), bool)
         for name, wanted in conditions.items():
             values = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
@@ -277,17 +283,25 @@ class TileSet:
 
     def _codes(self, name: str, values: Sequence[Any]) -> list[Any]:
         names = self._merged_categories(name)
-        unknown = [v for v in values if isinstance(v, str) and v not in (names or [])]
+        if names is None:
+            wrong = [value for value in values if isinstance(value, str | bool)]
+            if wrong:
+                raise StoreError(f"column '{name}' has no value {wrong[0]!r}; it has numbers only")
+            return list(values)
+        # a number is the name that looks like it, never a code: which class has which code is nobody's choice
+        values = [str(value) for value in values]
+        unknown = [value for value in values if value not in names]
         if unknown:
-            raise StoreError(f"column '{name}' has no value '{unknown[0]}'; it has {names or 'numbers only'}")
-        for value in (value for value in values if name == "split" and isinstance(value, str)):
-            other = other_spelling(value, names or ())
+            shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+            raise StoreError(f"column '{name}' has no value '{unknown[0]}'; it has {shown}")
+        for value in values if name == "split" else ():
+            other = other_spelling(value, names)
             if other is not None and other not in values:
                 raise StoreError(
                     f"column 'split' has '{other}' beside '{value}'; write where={{split: [{value}, {other}]}} to have "
                     "both, or spell them alike where the tiles were made from"
                 )
-        return [names.index(v) if names and isinstance(v, str) else v for v in values]
+        return [names.index(value) for value in values]
 
 
 def open_tiles(paths: Paths, *, where: Where | None = None, allow_partial: bool = False) -> TileSet:

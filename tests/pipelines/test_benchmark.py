@@ -140,6 +140,42 @@ def test_a_given_split_is_taken(tmp_path: Path) -> None:
     assert outcome.results["clusters"]["unit"] == "tile"
 
 
+def leaking(path: Path, *, same: int = 0, groups: list[str] | None = None) -> Path:
+    """Twenty training and twenty test tiles of two classes; ``same`` test tiles are training tiles."""
+    rng = np.random.default_rng(0)
+    tiles = [encode_jpeg(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(40)]
+    tiles[20 : 20 + same] = tiles[:same]
+    columns = {
+        "label": Column.categorical(["a", "b"] * 20),
+        "split": Column.categorical(["train"] * 20 + ["test"] * 20),
+    }
+    if groups is not None:
+        columns["group"] = Column.categorical(groups)
+    store = TileStore.create(
+        path, kind="natural", store_id=path.stem, tile_px=16, mpp=None, num_tiles=40, provenance={}, columns=columns
+    )
+    store.commit("tiles", 0, store.write_tiles(0, tiles))
+    return path
+
+
+def test_what_is_on_both_sides_of_a_given_split_is_named_and_refused_unless_told(tmp_path: Path) -> None:
+    apart, both = [f"p{k // 5}" for k in range(40)], [f"p{k % 10}" for k in range(40)]
+    bytes_, groups = leaking(tmp_path / "bytes.zarr", same=3), leaking(tmp_path / "groups.zarr", groups=both)
+    for store, sentence in (
+        (bytes_, "3 of 20 test tiles are training tiles, byte for byte"),
+        (groups, "10 groups (column 'group', the first 'p0') are in train and in test"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}: every figure would flatter"):
+            benchmark.run(config(store, tmp_path / "out", ["colour"]))
+        assert not (tmp_path / "out").exists()
+        told = benchmark.run(config(store, tmp_path / f"told-{store.stem}", ["colour"], allow_leaks=True))
+        assert f"The split leaks: {sentence}." in told.results["notes"]
+    sound = benchmark.run(config(leaking(tmp_path / "s.zarr", groups=apart), tmp_path / "sound", ["colour"]))
+    assert not any("leaks" in note for note in sound.results["notes"])
+    own = benchmark.run(config(groups, tmp_path / "own", ["colour"], split="slide"))
+    assert own.results["clusters"]["unit"] == "group"  # a split of histogen's own keeps groups together
+
+
 def test_one_slide_is_split_by_tile_and_the_page_says_so(tmp_path: Path) -> None:
     make_store(tmp_path / "set.zarr", num_tiles=90, seed=2)
     outcome = benchmark.run(config(tmp_path / "set.zarr", tmp_path / "out", ["colour"]))

@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import histogen
@@ -79,6 +81,81 @@ def test_train_and_test_folders_become_splits(tmp_path: Path) -> None:
     tiles = imported(tmp_path / "i", tmp_path / "s.zarr")
     assert [tiles.categories("split")[c] for c in tiles.column("split")] == ["train", "train", "val", "val"]
     assert [tiles.categories("label")[c] for c in tiles.column("label")] == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize("beside", ["stray.png", "extra/1.png", "deep/er/2.jpg"])
+def test_what_lies_beside_the_folders_of_splits_makes_them_no_classes(tmp_path: Path, beside: str) -> None:
+    for split in ("train", "Test"):
+        for name in ("a", "b"):
+            save(tmp_path / "i" / split / name / "1.png", drawn_tiles(1, 16)[0])
+    save(tmp_path / "i" / beside, drawn_tiles(1, 16)[0])
+    with pytest.raises(ConfigError, match=rf"folders Test and train, and 1 images beside them, the first '{beside}'"):
+        run(ImportImagesConfig(folder=tmp_path / "i", out=tmp_path / "s.zarr"))
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_one_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("train", "ship"):
+        save(tmp_path / "i" / name / "1.png", drawn_tiles(1, 16)[0])
+    assert imported(tmp_path / "i", tmp_path / "s.zarr").categories("label") == ["ship", "train"]
+
+
+def test_the_summary_counts_classes_and_splits(tmp_path: Path) -> None:
+    for split, number in (("train", 3), ("test", 2)):
+        for name in ("fat", "gland"):
+            for k in range(number - (name == "gland")):
+                save(tmp_path / "i" / split / name / f"{k}.png", drawn_tiles(1, 16)[0])
+    outcome = run(ImportImagesConfig(folder=tmp_path / "i", out=tmp_path / "s.zarr"))
+    assert outcome.summary.splitlines()[1:] == ["2 classes: fat 5, gland 3", "2 splits: test 3, train 5"]
+    save(tmp_path / "flat" / "1.png", drawn_tiles(1, 16)[0])
+    flat = run(ImportImagesConfig(folder=tmp_path / "flat", out=tmp_path / "f.zarr"))
+    assert flat.summary.splitlines()[1:] == ["classes: none", "splits: none"]
+
+
+def test_one_image_of_another_size_does_not_change_the_others(tmp_path: Path) -> None:
+    """Nine JPEGs keep their bytes; the odd one is resampled, and named."""
+    for number in range(9):
+        save(tmp_path / "i" / f"{number}.jpg", drawn_tiles(1, 32)[0])
+    save(tmp_path / "i" / "odd.jpg", drawn_tiles(1, 32)[0][:31])
+    outcome = run(ImportImagesConfig(folder=tmp_path / "i", out=tmp_path / "s.zarr"))
+    tiles = histogen.open_tiles(tmp_path / "s.zarr")
+    assert tiles.tile_px == 32
+    for number in range(9):
+        assert tiles.read_payload(number) == (tmp_path / "i" / f"{number}.jpg").read_bytes()
+    assert "9 of them byte for byte" in outcome.summary
+    assert "1 are not 32 x 32 px (the first: odd.jpg): resampled" in outcome.summary
+
+
+def test_images_of_many_sizes_become_256_px(tmp_path: Path) -> None:
+    for side in (20, 24, 28):
+        save(tmp_path / "i" / f"{side}.png", drawn_tiles(1, side)[0])
+    outcome = run(ImportImagesConfig(folder=tmp_path / "i", out=tmp_path / "s.zarr"))
+    assert histogen.open_tiles(tmp_path / "s.zarr").tile_px == 256
+    assert "3 are not 256 x 256 px" in outcome.summary
+
+
+def test_images_that_cannot_be_one_tile_of_8_bits_are_refused_each_in_a_sentence(tmp_path: Path) -> None:
+    """Colours of 16 bits, which Pillow opens by their high bytes, and files of several pages."""
+    folder = tmp_path / "i"
+    deep = np.full((16, 16, 3), 4095, np.uint16)  # white in 12 bits; its high bytes are nearly black
+    folder.mkdir()
+    (folder / "deep.png").write_bytes(imagecodecs.png_encode(deep))
+    tifffile.imwrite(folder / "deep.tif", deep, photometric="rgb")
+    (folder / "grey.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(deep[..., 0])))
+    pages = [Image.fromarray(tile) for tile in drawn_tiles(3, 16)]
+    pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(folder / "moving.gif", save_all=True, append_images=pages[1:])
+    save(folder / "good.png", drawn_tiles(1, 16)[0])
+    tifffile.imwrite(folder / "good.tif", drawn_tiles(1, 16)[0], photometric="rgb")
+    outcome = run(ImportImagesConfig(folder=folder, out=tmp_path / "s.zarr"))
+    said = {sentence.split("'")[1].rpartition("/")[2]: sentence for sentence in outcome.failures}
+    assert set(said) == {"deep.png", "deep.tif", "grey.png", "pages.tif", "moving.gif"}
+    for name in ("deep.png", "deep.tif", "grey.png"):
+        assert "has 16 bits per channel, and nothing says what is white; convert it to 8 bits" in said[name]
+    for name in ("pages.tif", "moving.gif"):
+        assert "has 3 pages" in said[name]
+    tiles = histogen.open_tiles(tmp_path / "s.zarr")
+    assert [tiles.texts("path")[i] for i in range(len(tiles))] == ["good.png", "good.tif"]
 
 
 def test_a_table_gives_label_split_and_groups_of_the_images_it_lists(folder: Path, tmp_path: Path) -> None:
@@ -167,7 +244,7 @@ def test_unreadable_images_are_a_sentence_each_and_the_others_are_done(folder: P
         ("1.jpg", "truncated"),
         ("5.jpg", "not an image"),
         ("7.jpg", "not an image"),
-        ("8.png", "8 bit"),
+        ("8.png", "16 bits"),
     ]:
         assert any(name in sentence and reason in sentence for sentence in outcome.failures), (name, outcome.failures)
     tiles = histogen.open_tiles(tmp_path / "s.zarr")

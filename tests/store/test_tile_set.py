@@ -141,6 +141,37 @@ def test_a_subset_and_a_condition_select_the_same_tiles(tiles: TileSet, kept: li
         tiles.index_of("a", 0)
 
 
+def numbered(path: Path, classes: list[str]) -> TileSet:
+    """Classes of 2, 3, … tiles in one store without pixels."""
+    labels = [name for size, name in enumerate(classes, start=2) for _ in range(size)]
+    TileStore.create(
+        path, kind="natural", store_id="n", tile_px=16, mpp=None, num_tiles=len(labels), provenance={},
+        columns={"label": Column.categorical(labels), "x": np.arange(len(labels))},
+    )  # fmt: skip
+    return TileSet.open_(path, allow_partial=True)
+
+
+def codes_of(tiles: TileSet, wanted: object) -> list[int]:
+    return tiles._codes("label", wanted if isinstance(wanted, list) else [wanted])
+
+
+def test_a_number_stands_for_the_class_of_that_name_never_for_a_code(tmp_path: Path) -> None:
+    tiles = numbered(tmp_path / "n.zarr", ["1", "2", "3", "10"])
+    names = tiles.categories("label")
+    for wanted, called in ((1, ["1"]), ("2", ["2"]), ([1, 10], ["1", "10"])):
+        assert [names[code] for code in codes_of(tiles, wanted)] == called
+    for wrong in (0, True, False, 1.0, "4"):
+        with pytest.raises(StoreError, match=f"column 'label' has no value '{wrong}'; it has 1, 10, 2, 3"):
+            tiles.where({"label": wrong})
+    for wrong in (True, "1"):
+        with pytest.raises(StoreError, match="column 'x' has no value .*; it has numbers only"):
+            tiles.where({"x": wrong})
+    named = numbered(tmp_path / "m.zarr", ["yes", "no"])
+    for wrong in (True, 0, 1):  # YAML's yes, and codes
+        with pytest.raises(StoreError, match="it has no, yes"):
+            named.where({"label": wrong})
+
+
 def test_a_condition_may_be_given_when_opening(folder: Path) -> None:
     assert len(TileSet.open_(folder, where={"label": "fat"})) == 3
 

@@ -18,6 +18,7 @@ from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, ManifestError, StoreError
 from histogen.evaluation.judge import judge
 from histogen.evaluation.judge_slides import SlideTask, build_slide_task, judge_slides
+from histogen.evaluation.leaks import shared_groups, shared_tiles
 from histogen.evaluation.shifts import Shift, shifts_of
 from histogen.evaluation.tasks import Task, build_task, caveats
 from histogen.evaluation.verdicts import Judgement
@@ -60,6 +61,8 @@ def run(config: BenchmarkConfig) -> Outcome:
     benchmark = {**describe(task, config), "encoders": encoders, "groups": found.groups}
     benchmark["differences"] = found.differences
     benchmark["notes"] = (caveats(task) if slides is None else slides[1]) + encoder_notes(encoders)
+    if slides is None and config.allow_leaks:
+        benchmark["notes"] += [f"The split leaks: {sentence}." for sentence in leaks(tiles, task, config)]
     if slides is None:
         benchmark["notes"].append(PROTOCOLS.format(knn=config.judge.knn.protocol, linear=config.judge.linear.protocol))
     write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
@@ -111,7 +114,7 @@ def load_task(tiles: TileSet, config: BenchmarkConfig) -> Task:
         raise StoreError(f"column '{config.label}' is not categorical; a benchmark needs names of classes")
     groups, unit = _groups(tiles, config.group)
     has_split = tiles.has_column("split")
-    return build_task(
+    task = build_task(
         tiles.column(config.label),
         names,
         groups=groups,
@@ -122,6 +125,30 @@ def load_task(tiles: TileSet, config: BenchmarkConfig) -> Task:
         test_share=config.test_share,
         seed=config.seed,
     )
+    found = leaks(tiles, task, config)
+    if found and not config.allow_leaks:
+        raise ConfigError(
+            f"{'; '.join(found)}: every figure would flatter. Mend the split where the tiles were made from, leave it "
+            "out (--set split=slide), or judge all the same with --set allow_leaks=true"
+        )
+    return task
+
+
+def leaks(tiles: TileSet, task: Task, config: BenchmarkConfig) -> list[str]:
+    """Return what of a split that the tiles' column gives is in training and in the test, as parts of a sentence."""
+    if not (tiles.has_column("split") and config.split in ("auto", "column")):
+        return []
+    found = []
+    if tiles.has_column(config.group):
+        names = tiles.categories(config.group)
+        both = shared_groups(np.asarray(tiles.column(config.group), dtype=np.int64), task.split)
+        if len(both):
+            first = names[both[0]] if names else both[0]
+            found.append(f"{len(both)} groups (column '{config.group}', the first '{first}') are in train and in test")
+    same = shared_tiles(tiles.read_payload, task.split)
+    if len(same):
+        found.append(f"{len(same)} of {len(task.split.test)} test tiles are training tiles, byte for byte")
+    return found
 
 
 def named_specs(encoders: Sequence[str]) -> dict[str, str]:

@@ -27,6 +27,8 @@ class BenchmarkConfig(BulkConfig):
     """``column`` takes the column ``split`` (train, test); ``slide`` whole slides or groups; ``tile`` single tiles."""
     test_share: float = Field(default=0.25, gt=0, lt=1)
     """Share of the slides (or tiles) that test, where no split is given."""
+    allow_leaks: bool = False
+    """Judge although the column ``split`` has a group, or the same bytes, in training and in the test; it is noted."""
     precision: Precision = "auto"
     """Arithmetic of encoders, where embeddings are missing; auto is bfloat16 where the hardware multiplies it."""
     embed_batch: int = Field(default=64, ge=1)
