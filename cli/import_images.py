@@ -14,8 +14,8 @@ NAME = "import-images"
 
 def command(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Images: class folders, a flat folder, or with splits.csv.")
-    ],
+        Path | None, typer.Argument(metavar="FOLDER", help="Images: class folders, a flat folder, or with splits.csv.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The tile store to write, for example images.zarr.")] = None,
     tile_px: Annotated[
         int | None, typer.Option(help="Side in pixels. (default: the images' own if all are equal squares, else 256)")

@@ -11,7 +11,9 @@ NAME = "inspect"
 
 
 def command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Stores, folders of stores, runs or slides.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH…", help="Stores, folders of stores, runs or slides.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Read every byte of the tiles: damaged shards, and tiles that are copies.")
     ] = False,
@@ -20,8 +22,11 @@ def command(
 
     Example: histogen inspect demo/tiles demo/dino demo/slides/drawn-00.svs
     """
+    from histogen.errors import MissingSettingError
     from histogen.pipelines import inspect as pipeline
 
     from .common import finish
 
+    if not paths:
+        raise MissingSettingError(["paths"])
     finish(pipeline.describe_all(paths, check=check))

@@ -33,6 +33,7 @@ from . import (
     train_autoencoder,
     train_eldm,
 )
+from .usage import Command, UsageError, usage_sentence
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
@@ -41,7 +42,6 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 app = typer.Typer(
     name="histogen",
     help="From slides to a stronger self-supervised encoder: DINO → E-LDM → synthetic tiles → Gen-DINO → benchmark.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -64,7 +64,7 @@ for module, panel in (
     (synthesize, "Synthetic tiles"),
     (fidelity, "Synthetic tiles"),
 ):
-    app.command(module.NAME, rich_help_panel=panel)(module.command)
+    app.command(module.NAME, cls=Command, rich_help_panel=panel)(module.command)
 
 
 def _version(value: bool) -> None:
@@ -73,13 +73,16 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback answers it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hold the options that come before a command."""
+    """Show the commands when none is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
@@ -88,10 +91,14 @@ def main() -> None:
     # the cores; read by OpenMP when torch is imported, so it must be set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        if code := app(prog_name="histogen", standalone_mode=False):
+            sys.exit(code)
     except HistogenError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except UsageError as error:
+        sys.stderr.write(f"error: {usage_sentence(error)}\n")
+        sys.exit(2)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

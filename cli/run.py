@@ -13,7 +13,9 @@ NAME = "run"
 
 
 def command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML of the chain; see configs/run/.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML of the chain, such as configs/run/quick.yaml.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where every stage's output goes.")] = None,
     set_: Overrides = None,
     seed: Seed = None,
@@ -27,8 +29,11 @@ def command(
 
     Example: histogen run configs/run/quick.yaml --set slides=[demo/slides] --out runs/quick
     """
+    from histogen.errors import MissingSettingError
     from histogen.pipelines.run import command as pipeline
 
+    if config is None:
+        raise MissingSettingError(["config"])
     execute(
         pipeline.RunConfig, pipeline.run, file=config, overrides=set_, out=out, seed=seed, device=device,
         resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,

@@ -112,7 +112,7 @@ ROOM_OF = {"demo": "run.command", "plan": "tile.estimate"}
 
 def test_each_command_is_done_in_the_room_of_its_name() -> None:
     graph = import_graph(ROOT, "histogen", "cli")
-    commands = {name.removeprefix("cli.") for name in graph if name.startswith("cli.")} - {"main", "common"}
+    commands = {name.removeprefix("cli.") for name in graph if name.startswith("cli.")} - {"main", "common", "usage"}
     for command in commands:
         room = f"histogen.pipelines.{ROOM_OF.get(command, command)}"
         called = {name for name in graph[f"cli.{command}"] if name.startswith("histogen.pipelines.")}
@@ -166,7 +166,7 @@ def test_a_mistake_in_a_config_is_said_before_anything_heavy_is_imported(tmp_pat
     (tmp_path / "key.yaml").write_text("no_such_key: 1\n")
     (tmp_path / "stage.yaml").write_text("slides: [none]\nout: none\npretrain: {no_such_key: 1}\n")
     names = {file.stem.replace("_", "-") for file in (ROOT / "cli").glob("*.py")}
-    names -= {"--init--", "main", "common", "inspect"}  # inspect has no config
+    names -= {"--init--", "main", "common", "usage", "inspect"}  # inspect has no config
     calls = [
         [name, *(["folder"] if name == "import-images" else []), *([] if name == "run" else ["--config"]), file]
         for name in sorted(names)
