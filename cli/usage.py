@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -27,12 +28,18 @@ class Command(TyperCommand):
         """Run the command.
 
         Raises:
-            ConfigError: something that it needs is not given.
+            ConfigError: something that it needs is not given, or its config is one of another command.
         """
         try:
             return super().invoke(ctx)
         except MissingSettingError as error:
             raise ConfigError(_missing(self, error)) from error
+        except ConfigError as error:
+            other = _command_of(ctx)
+            if other in (None, self.name) or not str(error).startswith("unknown key"):
+                raise
+            given = f"config '{ctx.params['config']}' is one of histogen {other}, not of histogen {self.name}"
+            raise ConfigError(f"{given}: {str(error).partition(';')[0]}; see configs/{self.name}/") from error
 
 
 def usage_sentence(error: Any) -> str:
@@ -57,6 +64,13 @@ def usage_sentence(error: Any) -> str:
         taken = " ".join(_metavar(param) for param in command.params if param.param_type_name == "argument")
         return f"{where} takes {taken or 'no argument'}, and '{extra[1]}' is too much; {_example(command)}"
     return f"{where}: {_plain(message)}; {_example(command)}"
+
+
+def _command_of(ctx: Any) -> str | None:
+    """The command whose config was given, by the folder that it lies in (``configs/tile/demo.yaml``)."""
+    given = ctx.params.get("config")
+    folder = Path(given).parent.name if given is not None else ""
+    return folder if folder in ctx.parent.command.commands else None
 
 
 def _missing(command: Any, error: MissingSettingError) -> str:

@@ -62,6 +62,11 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
+def is_number(text: str) -> bool:
+    """Whether a text would be a number if it did not stand in quotes."""
+    return bool(_INT.fullmatch(text) or _FLOAT.fullmatch(text))
+
+
 class _Refused(yaml.MarkedYAMLError):
     """What this file refuses; the problem says what to do as well."""
 

@@ -39,6 +39,8 @@ WORDS = {
 }
 """What may stand instead, by the type of pydantic's error."""
 MAX_SHOWN = 60
+NEAR = 0.7
+"""Likeness from which on a key may have been meant: 'sede' is 'seed' (0.75), 'model' is not 'codec' (0.6)."""
 
 
 def sentence_of(cls: type[BaseModel], error: ValidationError, values: Mapping[str, Any], where: str) -> str:
@@ -132,8 +134,8 @@ def _unknown(cls: type[BaseModel], path: Loc, where: str) -> str:
     near = [key for key in every if key.rpartition(".")[2] == leaf]
     if not near:
         parent = f"{dotted(path[:-1])}." if len(path) > 1 else ""
-        near = [f"{parent}{key}" for key in difflib.get_close_matches(leaf, known, n=1)]
-    near = near or difflib.get_close_matches(leaf, every, n=1, cutoff=0.8)
+        near = [f"{parent}{key}" for key in difflib.get_close_matches(leaf, known, n=1, cutoff=NEAR)]
+    near = near or difflib.get_close_matches(leaf, every, n=1, cutoff=NEAR)
     hint = f"did you mean '{near[0]}'" if near else f"known keys are {', '.join(known)}"
     return f"unknown key '{dotted(path)}'{where}; {hint}"
 

@@ -29,5 +29,8 @@ def test_a_file_of_the_users_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["none.yaml", "pretrain", "../pyproject.toml", "pretrain/../../pyproject.toml"])
 def test_what_is_neither_is_a_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="neither a file nor one of the shipped configs"):
+    with pytest.raises(
+        ConfigError,
+        match="does not exist, neither as a file nor among the shipped ones; (did you mean [a-z]|configs/README)",
+    ):
         find_config(name)

@@ -30,11 +30,13 @@ def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoen
     inner = folder / "autoencoder"
     folder = inner if (inner / "config.json").exists() else folder
     if not (folder / "config.json").exists():
-        raise ConfigError(f"'{folder}' holds no autoencoder (no config.json); train one with train-autoencoder")
+        what = "holds no autoencoder (no config.json)" if folder.exists() else "does not exist"
+        raise ConfigError(f"'{folder}' {what}; train one: histogen train-autoencoder TILES --out RUN")
     name = read_json(folder / "config.json").get("_class_name")
     classes = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
     if str(name) not in classes:
-        raise ConfigError(f"'{folder}' holds a {name}; AutoencoderKL and VQModel can be used")
+        what = f"a {name}" if name else "no network of diffusers"
+        raise ConfigError(f"'{folder}' holds {what}; give an AutoencoderKL or a VQModel")
     with usable(f"autoencoder '{folder}'", "train it again, or copy it again"):
         model, found = classes[str(name)].from_pretrained(folder, output_loading_info=True)
         mean, std = latent_statistics(model, torch.zeros(1))

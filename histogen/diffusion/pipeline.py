@@ -128,7 +128,10 @@ def load_pipeline(run: Path, device: torch.device | str = "cpu") -> EldmPipeline
     folder = run / "pipeline" if (run / "pipeline" / "model_index.json").exists() else run
     index = folder / "model_index.json"
     if not index.exists():
-        raise ConfigError(f"'{run}' holds no E-LDM (no pipeline/model_index.json); train one with train-eldm")
+        what = "holds no E-LDM (no pipeline/model_index.json)" if run.exists() else "does not exist"
+        raise ConfigError(
+            f"'{run}' {what}; train one: histogen train-eldm TILES --encoder E --autoencoder RUN --out RUN"
+        )
     if read_json(index).get("_class_name") != EldmPipeline.__name__:
         raise ConfigError(f"'{folder}' holds another kind of diffusers pipeline; give a run folder of train-eldm")
     with usable(f"E-LDM '{folder}'", "train it again, or copy it again"):

@@ -46,7 +46,8 @@ def build_vit(name: str, arguments: Mapping[str, Any], *, drop_path: float = 0.0
             **{"dynamic_img_size": True, **arguments, "num_classes": 0},
         )
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise EncoderError(f"timm cannot build '{name}' with {dict(arguments)}: {error}; {_advice(name)}") from error
+        first = " ".join(str(error).partition("\n")[0].partition(", but expected one of")[0].split())
+        raise EncoderError(f"timm cannot build '{name}' with {dict(arguments)}: {first}; {_advice(name)}") from error
     if isinstance(getattr(model, "cls_token", None), nn.Parameter):
         nn.init.trunc_normal_(model.cls_token, std=0.02)  # type: ignore[arg-type]
     return model
@@ -186,7 +187,10 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except RuntimeError as error:
         if not timm.is_model(name.partition(".")[0]) and ":" not in name:
-            raise EncoderError(f"timm has no model '{name}'; see timm.list_models()") from error
+            models = timm.list_models()
+            near = [model for model in models if model.startswith(name)][:3] or difflib.get_close_matches(name, models)
+            hint = f"did you mean {' or '.join(near)}" if near else "timm.list_models() in Python lists them"
+            raise EncoderError(f"timm has no model '{name}'; {hint}") from error
         raise EncoderError(f"no pretrained weights for 'timm:{name}': {error}") from error
     except OSError as error:  # what huggingface_hub raises when offline and not cached
         raise EncoderError(

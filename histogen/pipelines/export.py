@@ -11,6 +11,7 @@ from pydantic import field_validator
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import BulkConfig
+from histogen.errors import StoreError
 from histogen.files import remove_temporaries
 from histogen.names import resolve
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
@@ -69,12 +70,14 @@ def run(config: ExportConfig) -> Outcome:
     """Write the files that are not there yet.
 
     Raises:
-        StoreError: a store cannot be opened or is not complete; or another store has its id.
+        StoreError: a store cannot be opened or is not complete, or another store has its id, or a store has no
+            embeddings by the encoder.
     """
     tiles = TileSet.open_(list(config.tiles))
+    encoder = embedding_name(config.encoder)
+    _check_embedded(tiles, encoder)
     out = claim_output(config, command=COMMAND, inputs={"tiles": tiles.content_hash})
     remove_temporaries(out)
-    encoder = embedding_name(config.encoder)
     files = {store: out / f"{store.store_id}{SUFFIXES[config.format]}" for store in tiles.stores}
     units = [
         ExportUnit(store.path, file, config.format, encoder, config.images, store.num_tiles)
@@ -90,6 +93,17 @@ def run(config: ExportConfig) -> Outcome:
         finish_output(out, tiles=len(tiles), files=len(files))
     summary = f"{out}: {len(files) - len(report.failures)} of {len(files)} stores as {config.format}"
     return Outcome(out, f"{summary}, in {report.seconds:.1f} s", tuple(map(str, report.failures)))
+
+
+def _check_embedded(tiles: TileSet, encoder: str | None) -> None:
+    """Refuse an encoder by which not every store has embeddings, before anything is made."""
+    rows = f"embeddings/{encoder}"
+    lacking = [store for store in tiles.stores if encoder is not None and not store.is_complete(rows)]
+    if lacking:
+        raise StoreError(
+            f"store '{lacking[0].path}' has no complete embeddings by '{encoder}' (all stores have: "
+            f"{', '.join(tiles.embedding_names) or 'none'}); make them: histogen embed TILES --encoder E"
+        )
 
 
 def embedding_name(encoder: str | None) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import BulkConfig
-from histogen.errors import OutputExistsError, StoreError
+from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines.outputs import Outcome
 from histogen.store.export_hdf5 import SUFFIX, Features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
@@ -63,9 +63,14 @@ def run(config: ImportFeaturesConfig) -> Outcome:
     """Import the features of every store that has none by this name yet.
 
     Raises:
+        ConfigError: there is no folder of features.
         OutputExistsError: embeddings by this name are there and neither resume nor overwrite is set.
         StoreError: a store cannot be used.
     """
+    if not config.features.is_dir():
+        raise ConfigError(
+            f"features '{config.features}' is no folder; give the one with a file for each slide, <slide_id>{SUFFIX}"
+        )
     rows = f"embeddings/{check_name(config.name, 'name')}"
     stores = TileSet.open_(list(config.tiles)).stores
     done = [] if config.overwrite else [store for store in stores if store.is_complete(rows)]

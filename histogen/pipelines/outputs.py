@@ -82,6 +82,8 @@ def claim_output(
                 write_atomic(records_folder(out) / RUN_NAME, json.dumps(run | {"precision": precision}, indent=1))
             return out
         else:
+            if not is_claimed(out):
+                raise OutputExistsError(f"'{out}' exists and is no output of histogen; choose another --out")
             raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")
     try:
         out.mkdir(parents=True, exist_ok=True)

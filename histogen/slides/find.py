@@ -32,6 +32,7 @@ NOT_READ = frozenset(".vsi .ets .isyntax .i2syntax .sdpc .kfb .tmap .lif .zvi .n
 NO_MANIFESTS = frozenset(".xlsx .xls .ods .tsv .txt .json .yaml .yml .parquet".split())  # noqa: SIM905
 """What people keep lists in; no slide has such a name."""
 IMAGES = IMAGE_SUFFIXES - {".jp2"}
+REGIONS = frozenset((".geojson", ".ndpa", ".annotations", ".xml"))
 LOOKS_LIKE_IMAGES = "look like images, which `histogen import-images` makes tiles of"
 ENDINGS_OF_COPIES = frozenset(".bak .old .orig .tmp .part .partial .crdownload .download .gz .zip".split())  # noqa: SIM905
 HEAD_BYTES = 132
@@ -105,6 +106,14 @@ def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
             raise ConfigError(f"slides '{path}' do not exist; check the path")
         if path.suffix.lower() == ".csv":
             yield from read_slide_manifest(path, id_of=_id_of)
+        elif path.suffix.lower() in REGIONS and path.is_file():
+            raise ConfigError(
+                f"'{path}' is no slide but regions, by its name; give the slide, and --annotations {path}"
+            )
+        elif path.suffix == ".zarr" and (path / "tiles" / "zarr.json").exists():
+            raise ConfigError(
+                f"'{path}' is a tile store, made already; give a slide here, or the store to other commands"
+            )
         elif path.suffix.lower() in NO_MANIFESTS and path.is_file():
             raise ConfigError(
                 f"'{path}' is no slide; a list of slides is a CSV file with a column path (docs/formats.md): save it so"
@@ -189,6 +198,8 @@ def _kind(path: Path, has_companions: bool) -> DicomFile | str | None:
         return None
     if has_companions:  # the files of a .mrxs or .vms beside it have names of any kind
         return ""
+    if suffix in REGIONS:
+        return "regions, by their names, which `--annotations FOLDER` reads"
     return LOOKS_LIKE_IMAGES if suffix in IMAGES else "no slide's name or content"
 
 
@@ -211,6 +222,12 @@ def _id_of(path: Path) -> str:
 
 
 def _empty(folder: Path, left: list[Left]) -> str:
+    stores = [one.path for one in left if one.path.suffix == ".zarr"]
+    if stores:
+        return (
+            f"folder '{folder}' holds no slides, but {_names(stores)}: tile stores are made already, and are given to "
+            "the other commands; for slides in Zarr, name them themselves"
+        )
     images = [one.path for one in left if one.reason == LOOKS_LIKE_IMAGES]
     if images:
         here, store = shlex.quote(str(folder)), shlex.quote(f"{folder.resolve().name}.zarr")

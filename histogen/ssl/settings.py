@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from histogen.config import Precision, Settings
+from histogen.plain_yaml import is_number
 
 
 def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -47,6 +48,14 @@ class ModelSettings(Settings):
     head_layers: int = Field(3, ge=1)
     norm_last_layer: bool = True
     """Keep the prototypes at unit length. DINO: true."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _numbers_are_no_texts(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for key, value in arguments.items():
+            if isinstance(value, str) and is_number(value):
+                raise ValueError(f"{key} is the text '{value}'; write the number without quotes")
+        return arguments
 
 
 class CropSettings(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -37,7 +38,13 @@ def _stores_of(path: Path) -> Iterable[Path]:
         raise StoreError(f"'{path}' does not exist; check the path")
     stores = sorted(_stores_in(path))
     if not stores:
-        raise StoreError(f"no tile store (*{STORE_SUFFIX}) is in '{path}'; make one with tile or import-images")
+        if (path / "run.json").exists():
+            raise StoreError(f"'{path}' is the output of another command, and no tile store (*{STORE_SUFFIX}) is in it")
+        here = shlex.quote(str(path))
+        raise StoreError(
+            f"no tile store (*{STORE_SUFFIX}) is in '{path}'; make some: histogen tile {here} --out tiles, if it holds "
+            f"slides, or histogen import-images {here} --out images{STORE_SUFFIX}, if it holds images"
+        )
     return stores
 
 

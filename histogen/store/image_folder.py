@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,8 @@ def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
         ConfigError: the folder does not exist or has no image, or has images beside the folders of its splits.
         ManifestError: the table is malformed, or lists an image that is not there.
     """
+    if root.is_file():
+        raise ConfigError(f"'{root}' is a file; give the folder of images that it lies in: '{root.parent}'")
     if not root.is_dir():
         raise ConfigError(f"'{root}' is not a folder of images; check the path")
     paths = _image_paths(root)
@@ -85,7 +88,10 @@ def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
         listed = {record.path for record in records}
         return ImageFolder(root, records, sum(path not in listed for path in paths))
     if not paths:
-        raise ConfigError(f"'{root}' has no image ({', '.join(sorted(SUFFIXES))}); check the path")
+        raise ConfigError(
+            f"'{root}' has no image ({', '.join(sorted(SUFFIXES))}); check the path, or if it holds slides, run: "
+            f"histogen tile {shlex.quote(str(root))} --out tiles"
+        )
     return ImageFolder(root, tuple(_from_folders(root, paths)))
 
 

@@ -260,7 +260,8 @@ class TileStore:
         folder = self.path / path
         if not (folder / "zarr.json").exists():
             known = ", ".join(self.list_rows(path.partition("/")[0])) or "none"
-            raise StoreError(f"store '{self.path}' has no rows '{path}'; it has {known}")
+            what = f"column '{path.removeprefix('columns/')}'" if path.startswith("columns/") else f"rows '{path}'"
+            raise StoreError(f"store '{self.path}' has no {what}; it has {known}")
         return RowArray.open_(folder)
 
     def rows_attributes(self, path: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_an_existing_output_is_left_untouched_and_exit_2(tmp_path: Path) -> None
     slide.write_bytes(b"")
     done = histogen("tile", slide, "--out", tmp_path / "out")
     assert done.returncode == 2
-    assert "--resume" in done.stderr
+    assert "exists and is no output of histogen; choose another --out" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 

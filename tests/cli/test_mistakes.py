@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from histogen.cli.main import app, main
 
+from histogen.config import StageConfig
+from histogen.pipelines.outputs import claim_output
+
 COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
 
 
@@ -88,3 +91,56 @@ def test_help_is_no_mistake(
     out, err = capsys.readouterr()
     assert "histogen" in out
     assert err == ""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder of what a beginner has: pictures, a list, a slide that is none, the output of a command."""
+    for name in ("pics/a/0.png", "pics/b/1.png", "slides/s.svs", "slides/s.geojson", "list.xlsx"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "tiles" / "s.zarr" / "tiles").mkdir(parents=True)
+    for name in ("tiles/s.zarr/zarr.json", "tiles/s.zarr/tiles/zarr.json"):
+        (tmp_path / name).write_text("{}")
+    claim_output(StageConfig(out=tmp_path / "dino"), command="pretrain")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("tile pics --out o", "folder 'pics' holds no slides, but 0.png, 1.png that look like images; to make tiles of "
+         "them, run: histogen import-images pics --out pics.zarr"),
+        ("tile empty --out o", "folder 'empty' holds no slides"),
+        ("tile nosuch --out o", "slides 'nosuch' do not exist; check the path"),
+        ("tile tiles --out o", "folder 'tiles' holds no slides, but s.zarr: tile stores are made already, and are giv"),
+        ("tile tiles/s.zarr --out o", "'tiles/s.zarr' is a tile store, made already; give a slide here"),
+        ("tile slides/s.geojson --out o", "'slides/s.geojson' is no slide but regions, by its name; give the slide, a"),
+        ("tile list.xlsx --out o", "'list.xlsx' is no slide; a list of slides is a CSV file with a column path"),
+        ("tile slides --out pics", "'pics' exists and is no output of histogen; choose another --out"),
+        ("tile slides --out list.xlsx", "'list.xlsx' exists and is no output of histogen; choose another --out"),
+        ("tile slides --out dino", "'dino' is an output of pretrain, not of tile; choose another --out"),
+        ("tile slides --config pretrain/demo", "config 'pretrain/demo' is one of histogen pretrain, not of histogen "
+         "tile: unknown key 'model' in "),
+        ("tile slides --config tile/dmeo", "config 'tile/dmeo' does not exist, neither as a file nor among the shipped "
+         "ones; did you mean tile/demo"),
+        ("run pretrain/demo --out r", "config 'pretrain/demo' is one of histogen pretrain, not of histogen run: unkno"),
+        ("run run/quick --out r", "give one of slides, images and draw: --set slides=[FOLDER] for slides, --set image"),
+        ("pretrain slides --out p", "no tile store (*.zarr) is in 'slides'; make some: histogen tile slides --out "
+         "tiles, if it holds slides, or histogen import-images slides --out images.zarr, if it holds images"),
+        ("pretrain dino --out p", "'dino' is the output of another command, and no tile store (*.zarr) is in it"),
+        ("pretrain t --out p --set lr=1", "unknown key 'lr'; did you mean 'optim.lr'"),
+        ("pretrain t --out p --set model.arguments={init_values:\u00a0'1e-5'}", "model.arguments: init_values is the "
+         "text '1e-5'; write the number without quotes"),
+        ("import-images slides --out i.zarr", "'slides' has no image (.bmp, .gif, .jpeg, .jpg, .png, .ppm, .tif, .tif"),
+        ("import-images pics/a/0.png --out i.zarr", "'pics/a/0.png' is a file; give the folder of images that it lies"),
+        ("synthesize t --eldm nosuch --kind generative --out g.zarr", "out 'g.zarr' cannot be one store: there is one"),
+        ("inspect empty", "'empty' is a folder without a run or a tile store; give one, or a slide"),
+        ("embed t --encoder E --device gpu", "'device' cannot be 'gpu': give 'auto', 'cpu' or 'cuda'"),
+        ("tile slides --resume --overwrite", "--resume and --overwrite were both given; --overwrite would delete what"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("place")
+def test_a_mistake_is_answered_with_what_to_type(say: Callable[..., str], words: str, text: str) -> None:
+    assert say(*(word.replace("\u00a0", " ") for word in words.split(" "))).startswith(text)

@@ -61,7 +61,7 @@ def test_names_that_are_none_are_refused() -> None:
         local_path("hf:alone")
     with pytest.raises(ConfigError, match="the hub does not give 'hf:a b/c'"):
         local_path("hf:a b/c")
-    with pytest.raises(ConfigError, match="holds no autoencoder"):
+    with pytest.raises(ConfigError, match="nothing' does not exist; train one: histogen train-autoencoder"):
         load_autoencoder(local_path("hf:an-org/vae-mse/nothing"))
 
 

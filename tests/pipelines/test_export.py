@@ -14,7 +14,7 @@ from PIL import Image
 
 import histogen
 from histogen.config import load_config
-from histogen.errors import ConfigError, MissingDependencyError, OutputExistsError
+from histogen.errors import ConfigError, MissingDependencyError, OutputExistsError, StoreError
 from histogen.pipelines.export import ExportConfig, run
 from histogen.pipelines.import_features import ImportFeaturesConfig, match_corners
 from histogen.pipelines.import_features import run as import_features
@@ -110,8 +110,10 @@ def test_features_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     store = write_store(tmp_path, embeddings=False)
     config = ImportFeaturesConfig(tiles=[store.path], features=tmp_path / "h5", name="uni")
-    assert "does not exist" in import_features(config).failures[0]
+    with pytest.raises(ConfigError, match="h5' is no folder; give the one with a file for each slide, <slide_id>.h5"):
+        import_features(config)
     (tmp_path / "h5").mkdir()
+    assert "does not exist" in import_features(config).failures[0]
     with h5py.File(tmp_path / "h5" / "S.1.h5", "w") as h5:
         h5["features"], h5["coords"] = np.zeros((1, 3)), np.zeros((1, 2))
     assert "has no feature for 10 of 12 tiles, the first at [550.5, 550.5]" in import_features(config).failures[0]
@@ -289,3 +291,12 @@ def split_tables(jpeg: bytes) -> tuple[bytes, bytes]:
             rest += segment
         position += length
     return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + jpeg[position:]
+
+
+def test_an_encoder_without_embeddings_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    store = write_store(tmp_path, embeddings=True)
+    with pytest.raises(
+        StoreError, match=r"has no complete embeddings by 'other' \(all stores have: (.+)\); make them: "
+    ):
+        run(ExportConfig(tiles=[store.path], format="trident", encoder="other", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -237,7 +237,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path: Path, values: np.ndarray, me
 
 def test_rows_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
     store = make(tmp_path / "a.zarr", columns={"label": np.zeros(3, np.int16)})
-    with pytest.raises(StoreError, match="has no rows 'columns/split'; it has label"):
+    with pytest.raises(StoreError, match="has no column 'split'; it has label"):
         store.read_rows("columns/split")
     with pytest.raises(StoreError, match="are in none of columns, embeddings, latents"):
         store.create_rows("tiles/x", (3,), "int8")

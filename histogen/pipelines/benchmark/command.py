@@ -108,7 +108,10 @@ def load_task(tiles: TileSet, config: BenchmarkConfig) -> Task:
     """
     if not tiles.has_column(config.label):
         lacking = next(s for s in tiles.stores if not (s.path / "columns" / config.label).exists())
-        raise StoreError(f"store '{lacking.path}' has no column '{config.label}'; give labelled tiles or --set label=…")
+        raise StoreError(
+            f"store '{lacking.path}' has no column '{config.label}'; tile with --annotations or a manifest's column "
+            "label, import class folders, or name another column with --set label=…"
+        )
     names = tiles.categories(config.label)
     if not names:
         raise StoreError(f"column '{config.label}' is not categorical; a benchmark needs names of classes")

@@ -57,7 +57,9 @@ class RunConfig(BulkConfig):
     @model_validator(mode="after")
     def _one_source(self) -> RunConfig:
         if bool(self.slides) + (self.images is not None) + (self.draw is not None) != 1:
-            raise ValueError("give one of slides=…, images=… and draw=…")
+            raise ValueError(
+                "give one of slides, images and draw: --set slides=[FOLDER] for slides, --set images=FOLDER for images"
+            )
         return self
 
 

@@ -151,7 +151,7 @@ def test_other_settings_are_refused_and_named(done: Path) -> None:
 
 
 def test_one_source_of_images_must_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="give one of slides"):
+    with pytest.raises(ValueError, match="give one of slides, images and draw"):
         RunConfig(out=tmp_path)
-    with pytest.raises(ValueError, match="give one of slides"):
+    with pytest.raises(ValueError, match="give one of slides, images and draw"):
         RunConfig(out=tmp_path, images=tmp_path, draw={})
