@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from histogen.errors import ManifestError
@@ -27,7 +27,6 @@ class SlideRecord:
     label: str | None = None
     split: str | None = None
     group: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_slide_manifest(manifest: Path, *, id_of: Callable[[Path], str]) -> list[SlideRecord]:
@@ -54,7 +53,6 @@ def read_slide_manifest(manifest: Path, *, id_of: Callable[[Path], str]) -> list
             label=values.get("label") or None,
             split=values.get("split") or None,
             group=values.get("group") or None,
-            extra={key: value for key, value in values.items() if key not in SLIDE_COLUMNS},
         )
         if record.slide_id in lines:
             first = lines[record.slide_id]

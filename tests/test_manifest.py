@@ -31,7 +31,7 @@ def test_slides_with_all_that_may_be_said_of_them(tmp_path: Path) -> None:
     one, two = slides_in(file)
     assert (one.path, one.slide_id, one.mpp) == (tmp_path / "a/one.svs", "S1", Mpp(0.25, 0.26))
     assert one.annotations == tmp_path / "one.geojson"
-    assert (one.label, one.split, one.group, one.extra) == ("tumour", "train", "P1", {"scanner": "X"})
+    assert (one.label, one.split, one.group) == ("tumour", "train", "P1")
     assert (two.path, two.slide_id, two.mpp, two.annotations) == (Path("/abs/two.svs"), "two", None, None)
 
 
@@ -126,7 +126,7 @@ def test_blanks_around_values_and_names_of_columns_mean_nothing(tmp_path: Path) 
 
 def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
     file = write(tmp_path, 'path,note,Scanner\na.svs,"two\nlines, and a comma",ä\n')
-    assert slides_in(file)[0].extra == {"note": "two\nlines, and a comma", "Scanner": "ä"}
+    assert slides_in(file) == [SlideRecord(tmp_path / "a.svs", "a")]
 
 
 def test_a_file_that_is_no_manifest_is_one_sentence(tmp_path: Path) -> None:
