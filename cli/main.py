@@ -100,6 +100,9 @@ def main() -> None:
         sys.stderr.write(f"error: {usage_sentence(error)}\n")
         sys.exit(2)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            sys.stderr.write(f"error: '{str(error.filename)[:40]}…' is a name that no file can have; shorten it\n")
+            sys.exit(2)
         if error.errno not in DISK_ERRORS:
             raise
         sys.stderr.write(f"error: cannot write ({error}); make room, and run the same command with --resume\n")

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from histogen.errors import ConfigError, MissingSettingError
+from histogen.names import too_long_part
 from histogen.plain_yaml import MAX_DEPTH, check_texts, dump_yaml, parse_yaml
 from histogen.sentences import Loc, first_of, missing_keys, path_in, refusal, sentence_of, shown
 
@@ -95,6 +96,10 @@ def load_config(
     for path, value, number in _truths_as_numbers(values, config):
         instead = "a whole number" if isinstance(number, int) else "a number"
         raise ConfigError(refusal(path, value, where(path), instead))
+    for key, value in config:
+        for file_path in [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, Path)]:
+            if part := too_long_part(file_path):
+                raise ConfigError(f"'{key}' has a name that no file can have, '{part}'{where((key,))}; mend it")
     return config
 
 

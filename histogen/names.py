@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from histogen.errors import ConfigError
@@ -36,6 +37,8 @@ AREA_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".db", ".xml", 
 
 MAX_NAME = 160
 """Letters of a slide's id: what is made of it adds to them, and file systems end at 255 bytes."""
+MAX_PART_BYTES = 255
+"""Bytes of a file's or a folder's name on any usual file system."""
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*")
 
 
@@ -51,6 +54,12 @@ def why_not_plain(name: str, *, most: int = MAX_NAME) -> str | None:
     own = re.sub(r"[^A-Za-z0-9_.+@-]+", "_", name.replace("..", "")).strip("_.+@-")
     hint = f", such as '{own}'" if own else ""
     return f"cannot name a folder, for its {first!r}; use letters, digits and _ . + @ - (first a letter or digit){hint}"
+
+
+def too_long_part(path: PurePath) -> str | None:
+    """Return the part of a path that no file system takes as a name, cut to be shown; None when there is none."""
+    part = next((part for part in path.parts if len(os.fsencode(part)) > MAX_PART_BYTES), None)
+    return None if part is None else f"{part[:20]}… ({len(part)} letters)"
 
 
 def plain_name(name: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histogen.errors import ManifestError
+from histogen.names import too_long_part
 
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -53,6 +54,8 @@ def path_of(file: Path, row: Row, column: str) -> Path:
         ManifestError: the home is nobody's.
     """
     text = row.values[column]
+    if part := too_long_part(Path(text)):
+        raise ManifestError(f"{file}:{row.line}: {column} has a name that no file can have, '{part}'; mend it")
     try:
         return file.parent / Path(text).expanduser()
     except RuntimeError as error:

@@ -76,6 +76,10 @@ def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path) -> None:
         (["seed="], "'seed' cannot be null: give a whole number"),
         (["seed=!!int x"], "--set 'seed=!!int x': 'x' is not a whole number"),
         (['out="a\\0b"'], "'a\\0b' has a null byte"),
+        (
+            [f"tiles=[x, {'a' * 300}/b]"],
+            "'tiles' has a name that no file can have, 'aaaaaaaaaaaaaaaaaaaa… (300 letters)'",
+        ),
         ([f"{'a.' * 3000}b=1"], "has 3000 keys in each other"),
         (["tiles=" + "[" * 3000], "more than 32 lists and groups are in each other"),
         (["optim"], "--set 'optim' is not of the form a.b=c"),

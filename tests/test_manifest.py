@@ -97,6 +97,11 @@ def test_the_hash_is_of_the_bytes(tmp_path: Path) -> None:
         ("path,annotations\nx,~nosuchuser/a\n", "m.csv:2: annotations '~nosuchuser/a' begins with '~nosuchuser'"),
         ("path\na\0b.tif\n", r"m.csv:2: path 'a\x00b.tif' has a control character"),
         ("path,label\nx,a\0\n", "m.csv:2: label 'a"),
+        (
+            "path\nx/" + "ä" * 130 + "/a.tif\n",
+            "m.csv:2: path has a name that no file can have, 'ääääääääääääääääääää… (130 ",
+        ),
+        ("path,annotations\nx," + "a" * 300 + "\n", "m.csv:2: annotations has a name that no file can have"),
         ('path\n"a.tif\nb.tif\n', "is not a CSV file (unexpected end of data)"),
         ('path\n"a.tif\nb.tif"\n', r"m.csv:3: path 'a.tif\nb.tif' has a control character ('\n')"),
         ("path\n" + "a" * 200_000 + "\n", "is not a CSV file (field larger than field limit"),

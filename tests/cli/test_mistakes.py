@@ -138,6 +138,9 @@ def place(tmp_path: Path) -> Path:
         ("synthesize t --eldm nosuch --kind generative --out g.zarr", "out 'g.zarr' cannot be one store: there is one"),
         ("inspect empty", "'empty' is a folder without a run or a tile store; give one, or a slide"),
         ("embed t --encoder E --device gpu", "'device' cannot be 'gpu': give 'auto', 'cpu' or 'cuda'"),
+        (f"tile {'a' * 300}", "'slides' has a name that no file can have, 'aaaaaaaaaaaaaaaaaaaa… (300 letters)'"),
+        (f"inspect {'a' * 300}", f"'{'a' * 40}…' is a name that no file can have; shorten it"),
+        (f"tile slides --config {'a' * 300}", f"'{'a' * 40}…' is a name that no file can have; shorten it"),
         ("tile slides --resume --overwrite", "--resume and --overwrite were both given; --overwrite would delete what"),
     ],
 )  # fmt: skip
