@@ -16,7 +16,7 @@ from histogen.config import UNRECORDED, BulkConfig, Settings
 from histogen.errors import ConfigError, StoreError
 from histogen.files import remove_temporaries
 from histogen.names import plain_name
-from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
 from histogen.store.find import STORE_SUFFIX
 from histogen.store.image_folder import ImageFolder, scan_images
 from histogen.store.images import image_extent, tile_payload
@@ -80,7 +80,7 @@ def run(config: ImportImagesConfig) -> Outcome:
     claim_output(config, command=COMMAND, inputs={"images": images.content_hash})
     remove_temporaries(config.out)
     store = _open_or_create(store_path(config), config, images)
-    missing = store.missing_shards()
+    missing = shards_to_make(store, resume=config.resume)
     units = [ImportUnit(store.path, config.folder, shard, len(store.shard_range(shard))) for shard in missing]
     report = run_units(
         import_shard, units,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import histogen
 from histogen.config import StageConfig, changed_keys, dump_config, read_yaml
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.files import is_temporary, read_json, remove_temporaries, write_atomic
+from histogen.store.tile_store import TileStore
 
 CONFIG_NAME = "config.yaml"
 RUN_NAME = "run.json"
@@ -189,6 +191,18 @@ def _check_same(
         raise ConfigError(
             f"cannot resume '{out}': {'; '.join(changes)}; use the recorded settings, another --out, or --overwrite"
         )
+
+
+def shards_to_make(store: TileStore, *, resume: bool) -> list[int]:
+    """Return the shards of tiles that are not there yet; a resumed run also makes those anew that are damaged.
+
+    To find them it reads every byte of what is there: a few percent of the time in which it was made.
+    """
+    damaged = store.forget_damaged_shards() if resume else []
+    if damaged:
+        numbers = ", ".join(str(shard) for shard in damaged)
+        sys.stderr.write(f"'{store.path}': shards {numbers} differ from their notes, and are made anew\n")
+    return store.missing_shards()
 
 
 def _recorded_settings(out: Path, config: StageConfig) -> dict[str, Any]:

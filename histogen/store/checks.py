@@ -35,5 +35,5 @@ def damaged_shards(store: TileStore) -> list[str]:
         if not file.is_file():
             sentences.append(f"shard '{file}' is missing; run what made it with --resume")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != note["sha256"]:
-            sentences.append(f"shard '{file}' differs from its note; delete it and run what made it with --resume")
+            sentences.append(f"shard '{file}' differs from its note; run what made it with --resume")
     return sentences

@@ -29,6 +29,10 @@ class Ledger:
         """Note that ``shard`` of ``stage`` is done; call it last."""
         write_atomic(self._stage(stage) / f"{shard}.json", json.dumps(dict(note), sort_keys=True))
 
+    def forget(self, stage: str, shard: int) -> None:
+        """Take back the note of ``shard``: it is no longer done."""
+        (self._stage(stage) / f"{shard}.json").unlink(missing_ok=True)
+
     def done(self, stage: str) -> set[int]:
         """Return the shards of ``stage`` that are done: a listing, nothing is opened."""
         try:

@@ -1,12 +1,16 @@
 """The fast lane: compressed tiles straight from shard files, by positioned reads.
 
-A shard's index is read once and checked by its CRC-32C; a tile is then one ``os.pread``. Open shards are kept in one
-bounded cache per process. It is safe across ``fork`` (a positioned read has no file position to share, and the
-child starts with an empty cache) and between threads (a shard evicted while it is read is closed after the read).
+A shard's index is read once and checked by its CRC-32C; a tile is then one ``os.pread``, checked by the CRC-32C that
+the shard's note has of it. Notes of before have none: such a shard is read whole once and compared with its SHA-256.
+Open shards are kept in one bounded cache per process; one whose file is no longer the one at its path is opened anew.
+It is safe across ``fork`` (a positioned read has no file position to share, and the child starts with an empty cache)
+and between threads (a shard evicted while it is read is closed after the read).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from array import array
@@ -19,7 +23,9 @@ from numpy.typing import NDArray
 
 from histogen.errors import IncompleteStoreError, StoreError
 from histogen.store.layout import ABSENT
+from histogen.store.shard_file import tile_sums
 
+MEND = "run what made the store with --resume, which makes this shard anew"
 MAX_OPEN_SHARDS = 512
 """Half of the usual limit of 1,024 open files; with their indices at most 8 MiB of memory per process."""
 
@@ -27,11 +33,11 @@ _ABSENT_INT = int(ABSENT)
 
 
 class OpenShard:
-    """One shard file: its descriptor and the place of each of its tiles."""
+    """One shard file: its descriptor, the place of each of its tiles, and their checksums once the shard is noted."""
 
-    __slots__ = ("_entries", "_fd", "path")
+    __slots__ = ("_entries", "_fd", "_sums", "path")
 
-    def __init__(self, path: str, num_entries: int) -> None:
+    def __init__(self, path: str, num_entries: int, note: str) -> None:
         self.path = path
         self._fd = -1
         try:
@@ -40,6 +46,7 @@ class OpenShard:
             raise IncompleteStoreError(f"shard '{path}' is not there yet; finish the store with --resume") from error
         # array.array gives Python integers at a fraction of the cost of NumPy scalars, in 16 bytes per tile
         self._entries = array("Q", read_index(self._fd, path, num_entries).astype(np.uint64).tobytes())
+        self._sums = self._noted(note)
 
     def read(self, position: int) -> bytes:
         """Return the payload at ``position`` of the shard; empty when the tile is absent.
@@ -54,7 +61,35 @@ class OpenShard:
         payload = os.pread(self._fd, length, offset)
         if len(payload) != length:
             raise StoreError(f"shard '{self.path}' ends inside tile {position}; make the store again")
+        if self._sums is not None and google_crc32c.value(payload) != self._sums[position]:
+            raise StoreError(f"tile {position} of shard '{self.path}' is damaged (its checksum differs); {MEND}")
         return payload
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is still the one at its path, and not one that was replaced or deleted."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def _noted(self, path: str) -> array[int] | None:
+        """Return the checksums that the note at ``path`` has; None for a shard that is not noted yet.
+
+        Raises:
+            StoreError: the note is damaged, or has none and the shard differs from its SHA-256.
+        """
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123 - one of thousands: no Path
+                note = json.loads(file.read())
+            sums, digest = tile_sums(note), note["sha256"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(f"note '{path}' does not say what a note says ({error}); delete it and resume") from error
+        if sums is None:
+            if hashlib.sha256(os.pread(self._fd, os.fstat(self._fd).st_size, 0)).hexdigest() != digest:
+                raise StoreError(f"shard '{self.path}' is damaged (it differs from its note); {MEND}")
+        elif len(sums) > len(self._entries) // 2:
+            raise StoreError(f"note '{path}' is of another shard; delete it and resume what made it")
+        return sums
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -92,13 +127,13 @@ class _ShardCache:
         self._lock = threading.Lock()
         self._shards: OrderedDict[str, OpenShard] = OrderedDict()
 
-    def get(self, path: str, num_entries: int) -> OpenShard:
+    def get(self, path: str, num_entries: int, note: str) -> OpenShard:
         with self._lock:
             shard = self._shards.get(path)
-            if shard is not None:
+            if shard is not None and shard.is_current:
                 self._shards.move_to_end(path)
                 return shard
-        shard = OpenShard(path, num_entries)
+        shard = OpenShard(path, num_entries, note)
         with self._lock:
             self._shards[path] = shard
             while len(self._shards) > MAX_OPEN_SHARDS:
@@ -126,15 +161,16 @@ def forget_shards(path: Path) -> None:
 class ShardReader:
     """Payloads of one ``tiles`` array by index; holds no file itself, so it can be pickled and forked."""
 
-    __slots__ = ("_root", "num_tiles", "shard_tiles")
+    __slots__ = ("_notes", "_root", "num_tiles", "shard_tiles")
 
     def __init__(self, tiles: Path, num_tiles: int, shard_tiles: int) -> None:
         self._root = f"{tiles}{os.sep}c{os.sep}"
+        self._notes = f"{tiles.parent}{os.sep}ledger{os.sep}{tiles.name}{os.sep}"
         self.num_tiles, self.shard_tiles = num_tiles, shard_tiles
 
     def shard(self, number: int) -> OpenShard:
         """Return shard ``number``, opened or from the cache."""
-        return _CACHE.get(f"{self._root}{number}/0/0/0", self.shard_tiles)
+        return _CACHE.get(f"{self._root}{number}/0/0/0", self.shard_tiles, f"{self._notes}{number}.json")
 
     def payload(self, index: int) -> bytes:
         """Return the compressed tile ``index``, empty when it is absent."""

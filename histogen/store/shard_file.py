@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,26 @@ def pack_shard(payloads: Sequence[bytes | None], num_entries: int) -> bytes:
 
 
 def write_shard(path: Path, payloads: Sequence[bytes | None], num_entries: int) -> dict[str, Any]:
-    """Write a shard atomically and return its note: tiles present, bytes, SHA-256 of the file."""
+    """Write a shard atomically and return its note: tiles present, bytes, SHA-256 of the file, CRC-32C of each tile."""
     data = pack_shard(payloads, num_entries)
+    sums = np.array([google_crc32c.value(p) if p else 0 for p in payloads], dtype="<u4")
     write_atomic(path, data)
-    return {"count": sum(bool(p) for p in payloads), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {
+        "count": sum(bool(p) for p in payloads),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "crc32c": base64.b64encode(sums.tobytes()).decode(),
+    }
+
+
+def tile_sums(note: Mapping[str, Any]) -> array[int] | None:
+    """Return the CRC-32C of each tile of a shard by its note; None where the note is of before they were noted.
+
+    Raises:
+        ValueError: what the note has in their place is something else.
+    """
+    if "crc32c" not in note:
+        return None
+    sums = array("I")
+    sums.frombytes(np.frombuffer(base64.b64decode(note["crc32c"], validate=True), "<u4").astype(np.uint32).tobytes())
+    return sums

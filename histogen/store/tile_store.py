@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from histogen.store.ledger import Ledger
 from histogen.store.random_access import ShardReader, forget_shards
 from histogen.store.row_array import RowArray
 from histogen.store.shard_file import write_shard
+
+HASHING_THREADS = 4
 
 
 class TileStore:
@@ -152,6 +155,7 @@ class TileStore:
                 f"shard {shard} of store '{self.store_id}' has {expected} tiles, {len(payloads)} were given"
             )
         path = layout.chunk_path(self.path / TILES, shard, 4)
+        self.ledger.forget(TILES, shard)  # of what was there before
         note = write_shard(path, payloads, self.shard_tiles)
         forget_shards(path)
         return note
@@ -285,6 +289,29 @@ class TileStore:
         if stage == TILES:
             done = {shard for shard in done if layout.chunk_path(self.path / TILES, shard, 4).exists()}
         return [shard for shard in range(self.num_shards) if shard not in done]
+
+    def forget_damaged_shards(self) -> list[int]:
+        """Take back the notes of shards of tiles that differ from them, so that they are made anew; reads every byte.
+
+        Returns:
+            The shards, in order.
+        """
+        notes = self.ledger.notes(TILES)
+        with ThreadPoolExecutor(HASHING_THREADS) as pool:
+            sound = list(pool.map(self._is_as_noted, notes, notes.values()))
+        damaged = [shard for shard, is_sound in zip(notes, sound, strict=True) if not is_sound]
+        for shard in damaged:
+            self.ledger.forget(TILES, shard)
+        if damaged:
+            forget_shards(self.path / TILES)
+        return damaged
+
+    def _is_as_noted(self, shard: int, note: Mapping[str, Any]) -> bool:
+        try:
+            data = layout.chunk_path(self.path / TILES, shard, 4).read_bytes()
+        except FileNotFoundError:
+            return False
+        return hashlib.sha256(data).hexdigest() == note["sha256"]
 
     def is_complete(self, stage: str = TILES) -> bool:
         """Whether every shard of ``stage`` is done."""

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 import histogen
-from histogen.errors import ConfigError, ManifestError, OutputExistsError
+from histogen.errors import ConfigError, ManifestError, OutputExistsError, StoreError
 from histogen.pipelines.import_images import ImportImagesConfig, run
 from histogen.pipelines.inspect import describe
 from histogen.store import layout
@@ -251,6 +251,27 @@ def test_unreadable_images_are_a_sentence_each_and_the_others_are_done(folder: P
     assert tiles.ids() == [f"s:{k}" for k in (0, 2, 3, 4, 6, 9)]
     again = run(ImportImagesConfig(folder=folder, out=tmp_path / "s.zarr", tile_px=32, resume=True))
     assert again.failures == outcome.failures
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_resuming_makes_exactly_the_damaged_shard_anew(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ImportImagesConfig(folder=folder, out=tmp_path / "s.zarr")
+    run(config)
+    shards = sorted(path for path in (tmp_path / "s.zarr" / "tiles" / "c").rglob("*") if path.is_file())
+    right, written = [path.read_bytes() for path in shards], [path.stat().st_mtime_ns for path in shards]
+    assert len(shards) > 1
+    torn = bytearray(right[1])
+    torn[60] ^= 4
+    shards[1].write_bytes(torn)
+    tiles = histogen.open_tiles(tmp_path / "s.zarr")
+    with pytest.raises(StoreError, match="is damaged"):
+        tiles.read_tiles(range(len(tiles)))
+    run(config.model_copy(update={"resume": True}))
+    assert "shards 1 differ from their notes, and are made anew" in capsys.readouterr().err
+    assert [path.read_bytes() for path in shards] == right
+    assert [path.stat().st_mtime_ns == then for path, then in zip(shards, written, strict=True)].count(False) == 1
 
 
 def test_an_existing_store_is_left_alone_unless_told(folder: Path, tmp_path: Path) -> None:

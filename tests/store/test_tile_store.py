@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +43,73 @@ def fill(store: TileStore, seed: int = 0) -> TileStore:
         indices = store.shard_range(shard)
         store.commit("tiles", shard, store.write_tiles(shard, payloads[indices.start : indices.stop]))
     return store
+
+
+def flipped(file: Path, bit: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
+    random_access.forget_shards(file)  # as a process that opens the store now
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_no_flipped_bit_is_read_as_truth(tmp_path: Path, noted: bool) -> None:
+    """Also in stores whose notes have no checksum of each tile."""
+    store = fill(make(tmp_path / "a.zarr", 6))
+    right = [store.read_payload(k) for k in range(6)]
+    file, note_file = chunk_path(store.path / "tiles", 0, 4), store.path / "ledger" / "tiles" / "0.json"
+    note = json.loads(note_file.read_text())
+    assert len(base64.b64decode(note["crc32c"])) == 4 * 6
+    if not noted:
+        note_file.write_text(json.dumps({key: value for key, value in note.items() if key != "crc32c"}))
+    sound, refused = file.read_bytes(), 0
+    for bit in np.random.default_rng(0).integers(8 * len(sound), size=120).tolist():
+        flipped(file, bit)
+        for k in range(6):
+            try:
+                found = TileStore.open_(store.path).read_payload(k)
+            except StoreError as error:
+                assert str(file) in str(error)  # noqa: PT017 - reading right is as good
+                refused += 1
+            else:
+                assert found == right[k]
+        file.write_bytes(sound)
+        random_access.forget_shards(file)
+    assert refused >= 120  # each bit is in one tile at least, or in the index of all
+
+
+def test_a_tile_with_a_flipped_bit_leaves_the_others_readable(tmp_path: Path) -> None:
+    store = fill(make(tmp_path / "a.zarr", 3))
+    others = [store.read_payload(k) for k in (1, 2)]
+    flipped(chunk_path(store.path / "tiles", 0, 4), 8 * 40)  # in the first tile
+    with pytest.raises(StoreError, match=r"tile 0 of shard '.*' is damaged \(its checksum differs\); run what made"):
+        store.read_tile(0)
+    assert [store.read_payload(k) for k in (1, 2)] == others
+
+
+def test_a_store_made_anew_under_the_same_path_is_not_read_from_the_old_one(tmp_path: Path) -> None:
+    store = fill(make(tmp_path / "a.zarr"), seed=1)
+    old = [store.read_payload(k) for k in range(3)]
+    other = fill(make(tmp_path / "b.zarr"), seed=2)
+    new = [other.read_payload(k) for k in range(3)]
+    assert set(old).isdisjoint(new)
+    moved = os.rename  # another process's doing: this one is told nothing
+    moved(store.path, tmp_path / "old")
+    moved(other.path, store.path)
+    shutil.rmtree(tmp_path / "old")
+    assert [store.read_payload(k) for k in range(3)] == new
+    assert [TileStore.open_(store.path).read_payload(k) for k in range(3)] == new
+
+
+def test_damaged_shards_lose_their_notes_and_no_others(tmp_path: Path) -> None:
+    store = fill(make(tmp_path / "a.zarr", 2500))
+    assert store.num_shards == 3
+    assert store.forget_damaged_shards() == []
+    flipped(chunk_path(store.path / "tiles", 1, 4), 1000)
+    chunk_path(store.path / "tiles", 2, 4).unlink()
+    assert store.missing_shards() == [2]
+    assert store.forget_damaged_shards() == [1, 2]
+    assert store.missing_shards() == [1, 2]
 
 
 def test_attributes_come_back(tmp_path: Path) -> None:
@@ -123,6 +193,10 @@ def test_damage_is_found(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="is damaged"):
             store.read_tile(0)
     file.write_bytes(b"\0" * 40 + good[40:])
+    random_access.forget_shards(file)
+    with pytest.raises(StoreError, match=r"tile 0 of shard .* is damaged \(its checksum differs\)"):
+        store.read_tile(0)
+    store.ledger.forget("tiles", 0)  # not noted yet: nothing says what it was
     random_access.forget_shards(file)
     with pytest.raises(StoreError, match=r"tile 0 of store .* does not decode"):
         store.read_tile(0)

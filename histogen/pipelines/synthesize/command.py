@@ -28,7 +28,7 @@ from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreE
 from histogen.files import write_atomic
 from histogen.pipelines.embed.command import embed_images, ensure_embeddings
 from histogen.pipelines.heldout import open_real
-from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
 from histogen.pipelines.precision import run_precision, tiles_precision
 from histogen.pipelines.synthesize.plan import (
     SynthesizeConfig,
@@ -115,7 +115,7 @@ def _units(
     return [
         SynthesisUnit(store.path.resolve(), shard, len(_wanted(store, shard)), **shared)
         for store in stores
-        for shard in store.missing_shards(TILES)
+        for shard in shards_to_make(store, resume=config.resume)
     ]
 
 

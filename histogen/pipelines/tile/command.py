@@ -13,7 +13,7 @@ from histogen.compute.run import run_units
 from histogen.errors import ConfigError, SlideError
 from histogen.files import remove_temporaries, write_atomic
 from histogen.manifest import SlideRecord
-from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
 from histogen.pipelines.tile.config import COMMAND, TileConfig
 from histogen.pipelines.tile.cut_shard import ShardUnit, cut_shard
 from histogen.pipelines.tile.geojson import write_geojson
@@ -137,7 +137,8 @@ def _shard_units(config: TileConfig, sources: list[SlideRecord]) -> tuple[list[S
                 continue
             store = TileStore.open_(path)
             missing = [
-                ShardUnit(path, source.path, shard, len(store.shard_range(shard))) for shard in store.missing_shards()
+                ShardUnit(path, source.path, shard, len(store.shard_range(shard)))
+                for shard in shards_to_make(store, resume=config.resume)
             ]
             done += store.num_tiles - sum(unit.num_items for unit in missing)
             units += missing
