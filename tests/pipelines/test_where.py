@@ -97,7 +97,7 @@ def test_a_value_or_a_column_that_is_not_there_is_one_sentence(world: Path, tmp_
     given = {"tiles": [world / "tiles"], "out": tmp_path / "run", **TINY_AUTOENCODER}
     with pytest.raises(StoreError, match="column 'split' has no value 'training'"):
         train_autoencoder(TrainAutoencoderConfig.model_validate({**given, "where": {"split": "training"}}))
-    with pytest.raises(StoreError, match="'columns/fold'"):
+    with pytest.raises(StoreError, match="has no column 'fold'; it has split"):
         train_autoencoder(TrainAutoencoderConfig.model_validate({**given, "where": {"fold": 1}}))
     with pytest.raises(StoreError, match="none of 40 tiles has {'split': \\[\\]}"):
         train_autoencoder(TrainAutoencoderConfig.model_validate({**given, "where": {"split": []}}))
