@@ -240,7 +240,7 @@ def test_heldout_tiles_train_nothing(world: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_a_missing_autoencoder_is_one_sentence(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="train one with train-autoencoder"):
+    with pytest.raises(ConfigError, match="holds no autoencoder .*; train one: histogen train-autoencoder"):
         run(config(world, tmp_path / "run", autoencoder=str(tmp_path)))
 
 
