@@ -1,14 +1,14 @@
 """DINO against Gen-DINO at equal steps, with the paper's ablation and two controls, several seeds each.
 
     python benchmarks/ablation.py TILES --generative DIR --interpolated DIR --out DIR
-        [--judge LABELLED …] [--seeds 3] [--steps N] [--jobs 1] [--rows DINO pairs …]
+        [--judge LABELLED[,…] …] [--seeds 3] [--steps N] [--jobs 1] [--rows DINO pairs …]
         [--config configs/pretrain/crc5_96px.yaml] [--set a.b=c]
 
 Rows differ in their synthetic stores and what is written in ``ROWS``; everything else is the same. ``neighbours`` has,
 in place of a generative tile, the real tile that is nearest by DINO's embedding of seed 0; ``heavier`` changes views
-harder. A run that is done is not done again, so the script can be stopped and started. The judge is
-`histogen benchmark`, also on restained tiles: seeds of a row are averaged, rows compared with DINO by paired intervals,
-and their p corrected for the number of comparisons (Holm 1979).
+harder; ``longer`` is DINO for twice the steps (with ``--steps`` only). A run that is done is not done again, so the
+script can be stopped and started. The judge is `histogen benchmark`, also on restained tiles: seeds of a row are
+averaged, rows compared with DINO by paired intervals, and their p corrected for the number of comparisons (Holm 1979).
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from histogen.store.tile_store import TileStore
 
 
 class Row(NamedTuple):
-    """The synthetic stores of a row, and its settings."""
+    """The synthetic stores of a row, its settings, and its steps as a multiple of the other rows'."""
 
     stores: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    length: float = 1.0
 
 
 ROWS = {
@@ -49,6 +50,7 @@ ROWS = {
     "figure": Row(("interpolated",), ("dis.mode=figure",)),
     "pairs+alg1": Row(("generative", "interpolated"), ("dis.mode=alg1",)),
     "pairs+figure": Row(("generative", "interpolated"), ("dis.mode=figure",)),
+    "longer": Row(length=2.0),  # about the time of pairs+figure
     "neighbours": Row(("neighbours",)),
     "heavier": Row((), ("augment.jitter=1", "augment.brightness=0.4", "augment.contrast=0.4", "augment.stain=0.5",
                         "augment.grayscale=0.2", "augment.blur=[0.8,0.5,0.5]")),
@@ -60,9 +62,10 @@ def train(given: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
     out = given.out / "runs" / f"{row}-{seed}"
     wanted = {"generative" if name == "neighbours" else name: getattr(given, name) for name in ROWS[row].stores}
     flags = {"tiles": given.tiles, "out": out, "seed": seed, "resume": out.exists(), **wanted}
-    steps = [f"optim.num_steps={given.steps}"] if given.steps else []
+    steps = given.steps and round(ROWS[row].length * given.steps)
+    length = [f"optim.num_steps={steps}"] if steps else []
     config = load_config(
-        PretrainConfig, file=given.config, overrides=[*steps, *given.set, *ROWS[row].settings], flags=flags
+        PretrainConfig, file=given.config, overrides=[*length, *given.set, *ROWS[row].settings], flags=flags
     )
     return dict(pretrain.run(config).results)
 
@@ -107,16 +110,25 @@ def neighbour_stores(given: argparse.Namespace) -> Path:
     return out
 
 
-def judge(given: argparse.Namespace, store: Path) -> dict[str, Any]:
-    """Judge every run on labelled tiles."""
+def judged_folder(given: argparse.Namespace, stores: str) -> Path:
+    """Return where the verdict on these tiles is written."""
+    return given.out / f"judged-{'-'.join(Path(store).stem for store in stores.split(','))}"
+
+
+def judge(given: argparse.Namespace, stores: str) -> dict[str, Any]:
+    """Judge every run on labelled tiles, of one store or several with a comma between them."""
     specs = [
         f"{row}#{seed}={given.out / 'runs' / f'{row}-{seed}'}"
         for row in given.rows
         for seed in range(1 if row == "untrained" and given.seeds < 2 else given.seeds)
     ]
-    out = given.out / f"judged-{store.stem}"
+    out = judged_folder(given, stores)
     config = benchmark.BenchmarkConfig(
-        tiles=[store], encoders=[*specs, "colour=colour"], out=out, overwrite=out.exists(), judge={"retrieval": True}
+        tiles=[Path(store) for store in stores.split(",")],
+        encoders=[*specs, "colour=colour"],
+        out=out,
+        overwrite=out.exists(),
+        judge={"retrieval": True},
     )
     benchmark.run(config)
     return json.loads((out / "benchmark.json").read_text())
@@ -160,7 +172,7 @@ def main() -> None:
     parser.add_argument("tiles", type=Path, nargs="+")
     parser.add_argument("--generative", type=Path)
     parser.add_argument("--interpolated", type=Path)
-    parser.add_argument("--judge", type=Path, nargs="*", default=[])
+    parser.add_argument("--judge", nargs="*", default=[], help="labelled stores; A,B are judged as one set")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="steps of every run; the config's by default")
@@ -187,9 +199,9 @@ def main() -> None:
                 except HistogenError as error:
                     raise SystemExit(f"{row}, seed {seed}: {error}") from error
                 print(f"{row:16} seed {seed}  loss {results['loss_dino']:.3f}  {results['seconds']:.0f} s", flush=True)
-    for store in given.judge:
-        judged = judge(given, store)
-        print((given.out / f"judged-{store.stem}" / "benchmark.md").read_text(), against_dino(judged), flush=True)
+    for stores in given.judge:
+        judged = judge(given, stores)
+        print((judged_folder(given, stores) / "benchmark.md").read_text(), against_dino(judged), flush=True)
 
 
 if __name__ == "__main__":
