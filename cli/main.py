@@ -32,6 +32,7 @@ from . import (
     tile,
     train_autoencoder,
     train_eldm,
+    view,
 )
 from .usage import Command, UsageError, usage_sentence
 
@@ -51,6 +52,7 @@ for module, panel in (
     (demo, "Start here"),
     (run, "Start here"),
     (inspect, "Start here"),
+    (view, "Start here"),
     (plan, "Tiles"),
     (tile, "Tiles"),
     (import_images, "Tiles"),

@@ -18,7 +18,7 @@ ROWS = (
     {"slides", "tiles", "store"},
     {"encoders", "diffusion", "ssl", "evaluation", "training"},
     {"compute"},
-    {"report"},
+    {"report", "view"},
     {"pipelines", "testing"},
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -29,6 +29,7 @@ HEAVY = {
     "openslide": {"slides"},
     "tiatoolbox": {"slides", "tiles"},
     "zarr": {"store", "testing"},
+    "tornado": {"view"},
     "typer": set(),
     "click": set(),
 }
@@ -188,7 +189,7 @@ print(*[name for name in ("torch", "diffusers", "timm", "zarr", "dask", "tiatool
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     said = done.stderr.splitlines()
-    assert len(names) == 14
+    assert len(names) == 15
     for call, sentence, code_line in zip([*calls, ["run", "stage.yaml"]], said[::2], said[1::2], strict=True):
         missing = call[-1] == "none.yaml"
         assert ("'none.yaml' does not exist" if missing else "unknown key 'no_such_key'") in sentence, call

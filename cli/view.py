@@ -1,0 +1,40 @@
+"""``histogen view``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import ConfigFile, Overrides, Seed, build_config
+
+NAME = "view"
+
+
+def command(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH…", help="Stores, slides, runs, and folders of these.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port on this machine. (default: a free one)")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    seed: Seed = None,
+) -> None:
+    """Open a page to look at slides, tiles, embeddings, synthetic tiles and trainings.
+
+    Example: histogen view demo
+    """
+    from histogen.pipelines.view import ViewConfig, run
+
+    given = build_config(
+        ViewConfig,
+        file=config,
+        overrides=set_,
+        paths=paths,
+        port=port,
+        browser=False if no_browser else None,
+        seed=seed,
+    )
+    run(given, say=typer.echo)

@@ -1,0 +1,49 @@
+/* From the address to a room: #room/what/… */
+"use strict";
+
+let leave = null;
+let asked = 0;
+
+async function openRoom() {
+  const [name, ...rest] = decodeURI(location.hash.slice(1)).split("/");
+  const open = H.rooms.filter((one) => one.hidden || one.available());
+  const room = open.find((one) => one.name === name) ?? open.find((one) => !one.hidden);
+  const main = document.getElementById("main");
+  const mine = (asked += 1);
+  leave?.();
+  leave = null;
+  for (const link of document.querySelectorAll("#rooms a")) {
+    if (link.dataset.room === room?.name) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (!room) {
+    main.replaceChildren(H.el("p", {}, "There is nothing to look at."));
+    return;
+  }
+  document.title = `${room.title ?? room.name} · histogen view`;
+  try {
+    const close = await room.open(main, ...rest);
+    if (mine === asked) leave = close ?? null;
+    else close?.();
+  } catch (error) {
+    if (mine === asked) main.replaceChildren(H.el("p", { class: "bad", role: "alert" }, error.message));
+  }
+}
+
+async function begin() {
+  try {
+    H.index = await H.get("index");
+  } catch (error) {
+    document.getElementById("main").replaceChildren(H.el("p", { class: "bad", role: "alert" }, error.message));
+    return;
+  }
+  document.getElementById("title").textContent = H.index.title;
+  const rooms = H.rooms.filter((room) => !room.hidden && room.available());
+  document.getElementById("rooms").replaceChildren(
+    ...rooms.map((room) => H.el("li", {}, H.el("a", { href: `#${room.name}`, "data-room": room.name }, room.title))));
+  H.index.problems.forEach(H.say);
+  window.addEventListener("hashchange", openRoom);
+  await openRoom();
+}
+
+begin();
