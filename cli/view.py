@@ -16,6 +16,10 @@ def command(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH…", help="Stores, slides, runs, and folders of these.")
     ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="E", help="Whose embeddings to show: a run, or a name; repeatable. (default: all)"),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port on this machine. (default: a free one)")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
     config: ConfigFile = None,
@@ -33,6 +37,7 @@ def command(
         file=config,
         overrides=set_,
         paths=paths,
+        encoders=encoder,
         port=port,
         browser=False if no_browser else None,
         seed=seed,

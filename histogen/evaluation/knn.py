@@ -60,6 +60,29 @@ def knn_votes(
     return np.asarray(torch.cat(votes).cpu().numpy(), dtype=np.float32)
 
 
+def nearest_rows(
+    reference: NDArray[np.floating], queries: NDArray[np.floating], *, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the cosines [M, k] and rows [M, k] of the k embeddings of ``reference`` [N, D] nearest to each query.
+
+    Nearest first, of equally near ones the earlier row; fewer than k where there are fewer.
+
+    Raises:
+        ConfigError: an embedding is not finite, or there is none.
+    """
+    gallery = unit_rows(as_matrix(reference, what="reference"))
+    asked = unit_rows(as_matrix(queries, what="query"))
+    similarity = (asked @ gallery.T).numpy()
+    least = np.partition(similarity, -min(k, len(gallery)), axis=1)[:, -min(k, len(gallery)), None]
+    order = np.stack([_first(row, row >= low, k) for row, low in zip(similarity, least, strict=True)])
+    return np.take_along_axis(similarity, order, axis=1), order
+
+
+def _first(similarity: NDArray[np.float32], among: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
+    rows = np.flatnonzero(among)
+    return rows[np.argsort(-similarity[rows], kind="stable")[:k]]
+
+
 def _votes(similarity: Tensor, labels: Tensor, num_classes: int, k: int, temperature: float) -> Tensor:
     nearest, rows = similarity.topk(k, dim=1)
     # Subtracting the row's largest leaves the ranking as it is and keeps exp in range at low temperatures.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from histogen.config import StageConfig
+from histogen.errors import EncoderError
+
+if TYPE_CHECKING:
+    from histogen.view.answers import Answers
 
 MAX_PORT = 65535
 
@@ -20,6 +25,8 @@ class ViewConfig(StageConfig):
     """Not used: nothing is made, but what export names."""
     paths: list[Path]
     """Stores, slides, runs, and folders of these."""
+    encoders: list[str] = []
+    """Whose embeddings are shown: runs, or names as ``histogen inspect`` tells them; by default all there are."""
     port: int = Field(default=0, ge=0, le=MAX_PORT)
     """Port on this machine; 0 takes a free one."""
     browser: bool = True
@@ -32,17 +39,44 @@ def run(config: ViewConfig, *, say: Callable[[str], None]) -> None:
     Raises:
         ConfigError, StoreError: a path cannot be used, nothing to look at is there, or the port is taken.
     """
-    from histogen.view.answers import Answers
     from histogen.view.server import Server, serve
-    from histogen.view.sources import find_sources
 
-    answers = Answers(find_sources(config.paths), title=", ".join(path.name or str(path) for path in config.paths))
+    answers = open_rooms(config)
 
     def ready(server: Server) -> None:
-        say(
-            f"open {server.address} (Ctrl-C ends it; from elsewhere, first: ssh -L {server.port}:localhost:{server.port} …)"
-        )
+        tunnel = f"ssh -L {server.port}:localhost:{server.port} HOST"
+        say(f"open {server.address} (Ctrl-C ends it; from another machine, first: {tunnel})")
         if config.browser:
             webbrowser.open(server.address)
 
     serve(answers, port=config.port, ready=ready)
+
+
+def open_rooms(config: ViewConfig) -> Answers:
+    """Return the answers of every room that has something to show.
+
+    Raises:
+        ConfigError, StoreError, EncoderError: a path or an encoder cannot be used, or nothing to look at is there.
+    """
+    from histogen.view.answers import Answers
+    from histogen.view.neighbours import Neighbours, encoders_of
+    from histogen.view.sources import find_sources
+    from histogen.view.synthetic import Synthetic
+
+    answers = Answers(find_sources(config.paths), title=", ".join(path.name or str(path) for path in config.paths))
+    known = encoders_of(answers.tiles)
+    Neighbours(answers, [_embedded(spec, known) for spec in config.encoders] or known)
+    Synthetic(answers)
+    return answers
+
+
+def _embedded(spec: str, known: Sequence[str]) -> str:
+    """Return the name under which stores keep the embeddings of an encoder, which may be that name itself."""
+    if spec in known:
+        return spec
+    from histogen.encoders.registry import load_encoder  # heavy
+
+    name = load_encoder(spec).card.name
+    if name not in known:
+        raise EncoderError(f"no store has embeddings by '{spec}' ('{name}'); run histogen embed, with --encoder {spec}")
+    return name
