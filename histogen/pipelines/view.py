@@ -59,7 +59,9 @@ def open_rooms(config: ViewConfig) -> Answers:
         ConfigError, StoreError, EncoderError: a path or an encoder cannot be used, or nothing to look at is there.
     """
     from histogen.view.answers import Answers
+    from histogen.view.maps import Maps
     from histogen.view.neighbours import Neighbours, encoders_of
+    from histogen.view.selection import Selection
     from histogen.view.sources import find_sources
     from histogen.view.synthetic import Synthetic
 
@@ -67,6 +69,8 @@ def open_rooms(config: ViewConfig) -> Answers:
     known = encoders_of(answers.tiles)
     Neighbours(answers, [_embedded(spec, known) for spec in config.encoders] or known)
     Synthetic(answers)
+    Maps(answers, answers.facts["encoders"], seed=config.seed)
+    Selection(answers)
     return answers
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 import histogen
 from histogen.errors import ConfigError, HistogenError
@@ -37,6 +38,8 @@ class Answers:
         self.facts: dict[str, Any] = {}
         self._data: list[Route] = []
         self._images: list[Route] = []
+        self._actions: list[Route] = []
+        self._virtual: dict[str, tuple[list[str], Callable[[int], NDArray[Any]]]] = {}
         self._categories: dict[str, list[str]] = {}
         self.add_data("index", self.index)
         self.add_data(rf"slide/({NAME})", self.slide)
@@ -55,6 +58,14 @@ class Answers:
         """The same for JPEG or PNG files."""
         self._images.append((re.compile(pattern), answer))
 
+    def add_action(self, pattern: str, answer: Callable[..., Any]) -> None:
+        """The same for what changes something; ``answer`` is given the body, JSON values, last."""
+        self._actions.append((re.compile(pattern), answer))
+
+    def add_column(self, name: str, values: Callable[[int], NDArray[Any]], names: Sequence[str] = ()) -> None:
+        """Add a column that is computed: ``values`` returns a store's float32 [n], or codes int32 [n] of ``names``."""
+        self._virtual[name] = list(names), values
+
     def data(self, name: str) -> Any:
         """Return JSON values.
 
@@ -67,6 +78,10 @@ class Answers:
         """Return the bytes of a JPEG or PNG file; errors as :meth:`data`."""
         answered: bytes = _answer(self._images, name)
         return answered
+
+    def act(self, name: str, body: Any) -> Any:
+        """Do what is asked for, and return JSON values; errors as :meth:`data`."""
+        return _answer(self._actions, name, body)
 
     # slides
 
@@ -89,7 +104,7 @@ class Answers:
                 for s, start in zip(stores, self.tiles.starts[:-1], strict=True)
             ],
             "slides": sorted(slides.values(), key=lambda slide: str(slide["id"])),
-            "columns": [{"name": name, "type": kind} for name, kind in self.tiles.columns.items()],
+            "columns": [{"name": name, "type": kind} for name, kind in self.column_types().items()],
             "problems": [*sources.problems, *self.tiles.problems],
             **self.facts,
         }  # fmt: skip
@@ -147,11 +162,25 @@ class Answers:
 
     def column(self, position: str, name: str) -> dict[str, Any]:
         """Return a column of one store; the codes of a category are those of all stores."""
-        names = self.categories(name)
-        return {"names": names, "values": pack(self.tiles.column(name, self._position(position), names))}
+        values = self.values(self._position(position), name)
+        return {"names": self.categories(name), "values": pack(values)}
+
+    def column_types(self) -> dict[str, str]:
+        """Return all columns, computed ones last, to ``category`` or ``number``."""
+        return self.tiles.columns | {
+            name: "category" if names else "number" for name, (names, _) in self._virtual.items()
+        }
+
+    def values(self, position: int, name: str) -> NDArray[Any]:
+        """Return a column of one store, codes of :meth:`categories` or numbers."""
+        if name in self._virtual:
+            return self._virtual[name][1](position)
+        return self.tiles.column(name, position, self.categories(name))
 
     def categories(self, name: str) -> list[str]:
         """Return the names of a category column over all stores, found once."""
+        if name in self._virtual:
+            return self._virtual[name][0]
         if name not in self._categories:
             self._categories[name] = self.tiles.categories(name)
         return self._categories[name]
@@ -193,10 +222,10 @@ class Answers:
         return int(position)
 
 
-def _answer(routes: Sequence[Route], name: str) -> Any:
+def _answer(routes: Sequence[Route], name: str, *more: Any) -> Any:
     for pattern, answer in routes:
         if match := pattern.fullmatch(name):
-            return answer(*match.groups())
+            return answer(*match.groups(), *more)
     raise ConfigError(f"nothing is called '{name:.80}' here; reload the page")
 
 

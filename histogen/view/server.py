@@ -25,6 +25,8 @@ from histogen.view.answers import Answers
 
 HOST = "127.0.0.1"
 THREADS = 4
+MOST_BODY = 2**24
+"""Bytes of a request: the numbers of a million tiles."""
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -81,6 +83,16 @@ class _Data(_Handler):
             self.set_header("Content-Type", "application/json")
             self.finish(said)
 
+    async def post(self, _: str, name: str) -> None:
+        try:
+            body = json.loads(self.request.body)
+        except ValueError:
+            self.refuse(400, "what was sent is not JSON; reload the page")
+            return
+        if (said := await self.answer(lambda: json.dumps(self.answers.act(name, body)))) is not None:
+            self.set_header("Content-Type", "application/json")
+            self.finish(said)
+
 
 class _Image(_Handler):
     async def get(self, _: str, name: str) -> None:
@@ -127,7 +139,7 @@ class Server:
         except OSError as error:
             raise ConfigError(f"port {port} is not free ({error.strerror}); give another --port") from error
         self.port = sockets[0].getsockname()[1]
-        self._http = HTTPServer(application, max_body_size=2**20, idle_connection_timeout=600)
+        self._http = HTTPServer(application, max_body_size=MOST_BODY, idle_connection_timeout=600)
         self._http.add_sockets(sockets)
 
     @property
@@ -142,7 +154,11 @@ class Server:
 
 
 def serve(answers: Answers, *, port: int, ready: Callable[[Server], None]) -> None:
-    """Serve until interrupted; ``ready`` is called once the page can be opened."""
+    """Serve until interrupted; ``ready`` is called once the page can be opened.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
 
     async def main() -> None:
         server = Server(answers, port=port)

@@ -101,6 +101,10 @@ class Tiles:
                     found[name] = kind
         return found
 
+    def forget_columns(self) -> None:
+        """Look for columns again: one was added."""
+        self.__dict__.pop("columns", None)
+
     def _type_of(self, store: TileStore, name: str) -> str | None:
         try:
             layout = store.rows(f"columns/{name}").layout
