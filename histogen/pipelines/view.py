@@ -61,6 +61,7 @@ def open_rooms(config: ViewConfig) -> Answers:
     from histogen.view.answers import Answers
     from histogen.view.maps import Maps
     from histogen.view.neighbours import Neighbours, encoders_of
+    from histogen.view.runs import Runs
     from histogen.view.selection import Selection
     from histogen.view.sources import find_sources
     from histogen.view.synthetic import Synthetic
@@ -71,6 +72,7 @@ def open_rooms(config: ViewConfig) -> Answers:
     Synthetic(answers)
     Maps(answers, answers.facts["encoders"], seed=config.seed)
     Selection(answers)
+    Runs(answers, config.paths)
     return answers
 
 

@@ -40,7 +40,7 @@ def find_sources(paths: Sequence[Path]) -> Sources:
     """
     problems: list[str] = []
     stores = list(dict.fromkeys(store for path in paths for store in _stores(path)))
-    runs = list(dict.fromkeys(run for path in paths for run in _runs(path)))
+    runs = find_runs(paths)
     opened = sorted(_opened(stores, problems), key=lambda store: KINDS.index(store.kind))  # real ones first
     check_distinct(opened)
     slides: dict[str, SlideRecord] = {}
@@ -50,6 +50,11 @@ def find_sources(paths: Sequence[Path]) -> Sources:
         said = f" ({problems[0]})" if problems else ""
         raise ConfigError(f"nothing to look at in {', '.join(map(str, paths))}{said}; give stores, slides or runs")
     return Sources(tuple(opened), tuple(slides.values()), tuple(runs), tuple(problems))
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the folders with a journal among ``paths`` and two levels below."""
+    return list(dict.fromkeys(run for path in paths for run in _runs(path)))
 
 
 def recorded(folder: Path) -> dict[str, Any]:
