@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import histogen
-from histogen.errors import ConfigError, HistogenError
+from histogen.errors import ConfigError, HistogenError, SlideError
 from histogen.store.jpeg import JpegSettings, encode_jpeg
 from histogen.view.packing import pack, plain
 from histogen.view.pyramid import Pyramids, num_zooms
@@ -110,8 +110,14 @@ class Answers:
         }  # fmt: skip
 
     def slide(self, slide_id: str) -> dict[str, Any]:
-        """Return a slide's extent and squares; where its file was not given, or cannot be read, what its store says."""
-        said = self._said_of(slide_id)
+        """Return a slide's extent and squares; where its file was not given, or cannot be read, what its store says.
+
+        Raises:
+            SlideError: there is neither.
+        """
+        said, known = self._said_of(slide_id), {record.slide_id for record in self.sources.slides}
+        if not said and slide_id not in known:
+            raise SlideError(f"no slide is called '{slide_id}' here; reload the page")
         about: dict[str, Any] = {"id": slide_id, "zooms": 0, "flags": [], "error": None, **_extent(said.get("extent"))}
         try:
             pyramid = self.pyramids.get(slide_id)
