@@ -30,6 +30,7 @@ HEAVY = {
     "tiatoolbox": {"slides", "tiles"},
     "zarr": {"store", "testing"},
     "tornado": {"view"},
+    "umap": {"view"},
     "typer": set(),
     "click": set(),
 }

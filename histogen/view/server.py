@@ -147,9 +147,10 @@ class Server:
         """What to open in a browser."""
         return f"http://{HOST}:{self.port}/{self.token}/"
 
-    def close(self) -> None:
-        """Take no more requests."""
+    async def close(self) -> None:
+        """Take no more requests, and leave those that are waiting."""
         self._http.stop()
+        await self._http.close_all_connections()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -166,6 +167,6 @@ def serve(answers: Answers, *, port: int, ready: Callable[[Server], None]) -> No
         try:
             await asyncio.Event().wait()
         finally:
-            server.close()
+            await server.close()
 
     asyncio.run(main())

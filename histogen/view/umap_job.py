@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 NEIGHBOURS = 15
+FEW = 10
+"""Tiles of which no spectrum can be found to begin with."""
 
 
 class _Lines:
@@ -28,16 +30,18 @@ class _Lines:
 
 def main(vectors: Path, places: Path, seed: int) -> None:
     """Lay out embeddings [N, D] by cosine distance, and write float32 [N, 2]."""
-    import umap
-
     values = np.load(vectors, allow_pickle=False)
-    warnings.simplefilter("ignore")  # that a seed means one thread
-    job = umap.UMAP(
-        n_neighbors=min(NEIGHBOURS, len(values) - 1), metric="cosine", random_state=seed, n_jobs=1, verbose=True,
-        init="spectral" if len(values) > 10 else "random",
-        tqdm_kwds={"file": _Lines(), "bar_format": "{n_fmt} {total_fmt}", "desc": "", "disable": False},
-    )  # fmt: skip
-    np.save(places, job.fit_transform(values).astype(np.float32), allow_pickle=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it lacks for other uses, and that a seed means one thread
+        import umap
+
+        job = umap.UMAP(
+            n_neighbors=min(NEIGHBOURS, len(values) - 1), metric="cosine", random_state=seed, n_jobs=1, verbose=True,
+            init="spectral" if len(values) > FEW else "random",
+            tqdm_kwds={"file": _Lines(), "bar_format": "{n_fmt} {total_fmt}", "desc": "", "disable": False},
+        )  # fmt: skip
+        made = job.fit_transform(values).astype(np.float32)
+    np.save(places, made, allow_pickle=False)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def serving(answers: Answers) -> Iterator[Client]:
         found["server"], found["loop"] = Server(answers), asyncio.get_running_loop()
         started.set()
         await ended.wait()
-        found["server"].close()
+        await found["server"].close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()

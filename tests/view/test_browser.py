@@ -1,0 +1,206 @@
+"""Every room in a real browser: opened, clicked, lassoed, by keyboard, narrow and wide, with no error and no fault.
+
+Needs a Chromium (``apt-get install chromium``, or CHROMIUM=/path) beside the test dependencies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from histogen.pipelines.view import ViewConfig, open_rooms
+from histogen.store.tile_set import TileSet
+from histogen.view import umap_job
+from histogen.view.answers import Answers
+
+from .conftest import Client, serving
+
+playwright = pytest.importorskip("playwright.sync_api", reason="not run: playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="not run: axe-playwright-python is missing")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="not run: there is no browser; apt-get install chromium")
+ROOMS = (
+    "slides/drawn-00",
+    "slides/drawn-01/{tile}",
+    "tile/3",
+    "map",
+    "neighbours/31",
+    "synthetic",
+    "synthetic/40",
+    "run/1",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        flags = ["--no-sandbox", "--enable-unsafe-swiftshader"]  # WebGL without a graphics card
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Any, client: Client) -> Iterator[Callable[..., Any]]:
+    """Open a room; at the end nothing may have gone wrong in the browser's console."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(room: str, *, width: int = 1280, scheme: str = "light", at: str | None = None) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{at or client.server.address}#{room}")
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def centre_of(page: Any, selector: str) -> tuple[float, float]:
+    box = page.locator(selector).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")])
+def test_every_room_fits_and_has_no_serious_fault(visit: Any, answers: Answers, width: int, scheme: str) -> None:
+    second = answers.data("index")["stores"][1]["start"]
+    page = visit("slides", width=width, scheme=scheme)
+    for room in ROOMS:
+        page.evaluate("hash => { location.hash = hash; }", room.format(tile=second + 4))
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(150)
+        assert page.locator("main .bad").count() == 0, room
+        wide = page.evaluate("() => document.documentElement.scrollWidth")
+        assert wide <= width, f"{room} is {wide} px wide"
+        found = axe.Axe().run(page).response["violations"]
+        serious = [
+            (one["id"], one["nodes"][0]["html"][:90]) for one in found if one["impact"] in ("serious", "critical")
+        ]
+        assert serious == [], room
+
+
+def test_a_click_on_a_slide_opens_the_tile_there(visit: Any, answers: Answers) -> None:
+    page = visit("slides/drawn-01")
+    page.locator("canvas.zoom").focus()
+    page.keyboard.press("0")
+    number = answers.data("index")["stores"][1]["start"] + 7
+    page.evaluate("hash => { location.hash = hash; }", f"slides/drawn-01/{number}")
+    page.wait_for_selector("section[aria-label='tile drawn-01:7']")
+    page.wait_for_timeout(300)
+    at = centre_of(page, "canvas.zoom")  # the tile asked for is in the middle: its right neighbour is a tile's width on
+    across = page.locator("canvas.zoom").bounding_box()
+    step = min(across["width"], across["height"]) / 4
+    x, y = (answers.tiles.row(number)[axis] for axis in ("x_l0", "y_l0"))
+    rows = [answers.tiles.row(one) for one in range(number - 7, number - 7 + answers.tiles.stores[1].num_tiles)]
+    beside = next(k for k, row in enumerate(rows) if (row["x_l0"], row["y_l0"]) in ((x + 64, y), (x - 64, y)))
+    side = 1 if rows[beside]["x_l0"] > x else -1
+    page.mouse.click(at[0] + side * step, at[1])
+    page.wait_for_selector(f"section[aria-label='tile drawn-01:{beside}']")
+    page.keyboard.press("Enter")  # by keyboard: the tile in the middle
+    page.wait_for_selector("section[aria-label='tile drawn-01:7']")
+    page.select_option("label:has-text('Colour tiles by') select", "label")
+    page.wait_for_selector(".legend li:has-text('stroma')")
+
+
+def test_slides_are_drawn_and_coloured(visit: Any) -> None:
+    """The pixels of the canvas: tissue is there, and a colour changes them."""
+    count = "() => { const c = document.querySelector('canvas.zoom'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; const s = new Set(); for (let k = 0; k < d.length; k += 64) s.add((d[k] >> 4) * 256 + (d[k + 1] >> 4) * 16 + (d[k + 2] >> 4)); return s.size; }"  # noqa: E501
+    page = visit("slides/drawn-00")
+    page.wait_for_timeout(500)
+    assert page.evaluate(count) > 50
+    before = page.locator("canvas.zoom").screenshot()
+    page.select_option("label:has-text('Colour tiles by') select", "focus")
+    page.wait_for_timeout(300)
+    assert page.locator("canvas.zoom").screenshot() != before
+
+
+def test_a_lasso_on_the_map_makes_a_sheet_counts_and_a_column(browser: Any, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "tiles", tmp_path / "tiles")
+    answers = open_rooms(ViewConfig(paths=[tmp_path / "tiles"]))
+    for client in serving(answers):
+        page = browser.new_page()
+        page.goto(f"{client.server.address}#map")
+        page.wait_for_selector("canvas.points")
+        page.get_by_role("button", name="Lasso").click()
+        box = page.locator(".scatter canvas.zoom").bounding_box()
+        corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99)]
+        for number, (across, down) in enumerate(corners):
+            page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"], steps=3)
+            if number == 0:
+                page.mouse.down()
+        page.mouse.up()
+        total = sum(store.num_tiles for store in answers.tiles.stores)
+        page.wait_for_selector(f"h2:has-text('{total} tiles selected')")
+        assert page.locator(".sheet img").count() == min(total, -(-total // -(-total // 200)))
+        page.get_by_label("name of the column").fill("all-of-them")
+        page.get_by_role("button", name="Keep as a column").click()
+        page.wait_for_selector("code:has-text('--set where.all-of-them=chosen')")
+        page.close()
+    first = answers.tiles.stores[0]
+    assert first.rows_attributes("columns/all-of-them")["categories"] == ["chosen", "other"]
+    assert (first.read_rows("columns/all-of-them") == 0).all()
+
+
+def test_umap_tells_its_progress_is_kept_and_is_the_same_again(browser: Any, world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "tiles", tmp_path / "tiles")
+    for client in serving(open_rooms(ViewConfig(paths=[tmp_path / "tiles"], encoders=["colour"]))):
+        page = browser.new_page()
+        page.goto(f"{client.server.address}#map")
+        page.wait_for_selector("canvas.points")
+        page.select_option("label:has-text('Map by') select", "umap")
+        page.wait_for_selector("main > p:has-text('UMAP: ')")
+        page.wait_for_selector("main > p:has-text('tiles.')", timeout=120_000)
+        page.close()
+    kept = list((tmp_path / "tiles" / "maps").glob("colour-histogram-*.npy"))
+    assert len(kept) == 1
+    again = open_rooms(ViewConfig(paths=[tmp_path / "tiles"], encoders=["colour"]))
+    assert again.data("map/colour-histogram/umap")["state"] == "done"
+    np.save(tmp_path / "vectors.npy", TileSet.open_(tmp_path / "tiles").embeddings("colour-histogram"))
+    umap_job.main(tmp_path / "vectors.npy", tmp_path / "places.npy", 0)
+    np.testing.assert_array_equal(np.load(tmp_path / "places.npy"), np.load(kept[0]))
+
+
+def test_two_encoders_are_seen_side_by_side(visit: Any, answers: Answers) -> None:
+    page = visit("neighbours/31")
+    assert page.locator(".twice section").count() == 2
+    found = answers.data("neighbours/31")["encoders"]
+    both = {one["number"] for one in found[0]["found"]} & {one["number"] for one in found[1]["found"]}
+    page.wait_for_selector(f"p:has-text('{len(both)} of 12 neighbours are the same')")
+    assert page.locator(".twice .both").count() == 2 * len(both)
+    page.get_by_label("Tile (store:row)").fill("drawn-01:2")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("figcaption:has-text('drawn-01')")
+    page.get_by_label("Tile (store:row)").fill("no:1")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#said p:has-text(\"no tile 'no:1'\")")
+
+
+def test_a_synthetic_tile_shows_its_origin_and_how_to_make_it_again(visit: Any, answers: Answers) -> None:
+    made = answers.data("synthetic/40")["made"]
+    page = visit("synthetic/40")
+    page.get_by_role("button", name=f"details of {made[1]['id']}").click()
+    page.wait_for_selector(f"section[aria-label] , h2:has-text('{made[1]['id']}')")
+    assert page.locator("pre").inner_text() == made[1]["command"]
+    page.wait_for_selector("h3:has-text('Copy check')")
+
+
+def test_a_lost_server_is_said(browser: Any, answers: Answers) -> None:
+    page = browser.new_page()
+    for client in serving(answers):
+        page.goto(f"{client.server.address}#slides/drawn-00")
+        page.wait_for_selector("canvas.zoom")
+    page.evaluate("() => { location.hash = 'neighbours/5'; }")
+    page.wait_for_selector("main .bad:has-text('does not answer')")
+    page.close()
