@@ -11,10 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 import histogen
-from histogen.errors import ConfigError, HistogenError, SlideError
+from histogen.errors import ConfigError, HistogenError, SlideError, StoreError
 from histogen.store.jpeg import JpegSettings, encode_jpeg
 from histogen.view.packing import pack, plain
 from histogen.view.pyramid import Pyramids, num_zooms
@@ -219,7 +220,11 @@ class Answers:
         position, _ = self.tiles.locate(int(number))
         if self.tiles.stores[position].tile_px <= THUMB_PX:
             return payload
-        small = cv2.resize(self.tiles.pixels(int(number)), (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
+        try:  # decoded at an eighth, a quarter or half, whichever is large enough: four times as fast
+            pixels = simplejpeg.decode_jpeg(payload, min_height=THUMB_PX, min_width=THUMB_PX)
+        except ValueError as error:
+            raise StoreError(f"tile {number} does not decode ({error}); remake its store") from error
+        small = cv2.resize(pixels, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
         return encode_jpeg(np.asarray(small, np.uint8), THUMB)
 
     def _position(self, position: str) -> int:
