@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Overrides, Seed, build_config
+from .common import ConfigFile, Overrides, Overwrite, Seed, build_config
 
 NAME = "view"
 
@@ -22,9 +22,14 @@ def command(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port on this machine. (default: a free one)")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address only.")] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the page, with up to 5,000 tiles, to open without a server."),
+    ] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Open a page to look at slides, tiles, embeddings, synthetic tiles and trainings.
 
@@ -33,13 +38,7 @@ def command(
     from histogen.pipelines.view import ViewConfig, run
 
     given = build_config(
-        ViewConfig,
-        file=config,
-        overrides=set_,
-        paths=paths,
-        encoders=encoder,
-        port=port,
-        browser=False if no_browser else None,
-        seed=seed,
-    )
+        ViewConfig, file=config, overrides=set_, paths=paths, encoders=encoder, port=port, export=export, seed=seed,
+        browser=False if no_browser else None, overwrite=overwrite,
+    )  # fmt: skip
     run(given, say=typer.echo)

@@ -31,10 +31,12 @@ class ViewConfig(StageConfig):
     """Port on this machine; 0 takes a free one."""
     browser: bool = True
     """Open the page in a browser."""
+    export: Path | None = None
+    """A folder to write the page to, with at most 5,000 tiles, instead of serving it."""
 
 
 def run(config: ViewConfig, *, say: Callable[[str], None]) -> None:
-    """Serve the page until it is interrupted; ``say`` is given its address.
+    """Serve the page until it is interrupted, or export it; ``say`` is given its address.
 
     Raises:
         ConfigError, StoreError: a path cannot be used, nothing to look at is there, or the port is taken.
@@ -42,6 +44,12 @@ def run(config: ViewConfig, *, say: Callable[[str], None]) -> None:
     from histogen.view.server import Server, serve
 
     answers = open_rooms(config)
+    if config.export is not None:
+        from histogen.view.export import export
+
+        count = export(answers, config.export, seed=config.seed, overwrite=config.overwrite)
+        say(f"{count:,} tiles: open {config.export / 'index.html'} in a browser")
+        return
 
     def ready(server: Server) -> None:
         tunnel = f"ssh -L {server.port}:localhost:{server.port} HOST"

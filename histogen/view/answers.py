@@ -119,7 +119,14 @@ class Answers:
         said, known = self._said_of(slide_id), {record.slide_id for record in self.sources.slides}
         if not said and slide_id not in known:
             raise SlideError(f"no slide is called '{slide_id}' here; reload the page")
-        about: dict[str, Any] = {"id": slide_id, "zooms": 0, "flags": [], "error": None, **_extent(said.get("extent"))}
+        about: dict[str, Any] = {
+            "id": slide_id,
+            "zooms": 0,
+            "finest": 0,
+            "flags": [],
+            "error": None,
+            **_extent(said.get("extent")),
+        }
         try:
             pyramid = self.pyramids.get(slide_id)
         except HistogenError as error:

@@ -86,7 +86,8 @@ def embedded(tiles: Tiles, encoder: str) -> Iterator[tuple[int, NDArray[np.int64
         vectors = read_embeddings(tiles, position, encoder)
         if vectors is None:
             continue
-        rows = np.flatnonzero(vectors.any(axis=1) & np.isfinite(vectors).all(axis=1))  # absent tiles have zeros
+        shown = vectors.any(axis=1) & np.isfinite(vectors).all(axis=1)  # absent tiles have zeros
+        rows = np.flatnonzero(shown & tiles.kept(position))
         if len(rows):
             yield position, rows, vectors[rows]
 

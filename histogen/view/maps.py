@@ -56,6 +56,8 @@ class Maps:
 
     def umap(self, encoder: str) -> dict[str, Any]:
         """Return how far UMAP is, and the tiles' places when it is done."""
+        if self.tiles.is_sample:  # what is kept is of all tiles
+            return {"state": "absent", "error": ""}
         run = self._run(encoder)
         state = run.state()
         if state["state"] != "done":

@@ -30,7 +30,9 @@ def read_embeddings(tiles: Tiles, position: int, encoder: str) -> NDArray[np.flo
     if encoder not in store.list_rows("embeddings"):
         return None
     try:
-        return store.read_rows(f"embeddings/{encoder}").astype(np.float32, copy=False)
+        return tiles.embeddings.get(
+            (position, encoder), lambda: store.read_rows(f"embeddings/{encoder}").astype(np.float32, copy=False)
+        )
     except HistogenError as error:
         tiles.note(error)
         return None
@@ -67,7 +69,7 @@ def nearest(
         vectors = read_embeddings(tiles, position, encoder) if store.kind in kinds else None
         if vectors is None or vectors.shape[1] != len(query):
             continue
-        there = np.flatnonzero(vectors.any(axis=1))  # an absent tile has zeros
+        there = np.flatnonzero(vectors.any(axis=1) & tiles.kept(position))  # an absent tile has zeros
         there = there[there + tiles.starts[position] != number]
         if len(there):
             cosines, rows = nearest_rows(vectors[there], query[None], k=k)
@@ -99,6 +101,6 @@ class Neighbours:
 
     def _about(self, number: int) -> dict[str, Any]:
         position, _ = self.tiles.locate(number)
-        store, values = self.tiles.stores[position], self.tiles.row(number)
+        store, values = self.tiles.stores[position], self.tiles.row(number, ABOUT)
         said = {name: plain(values[name]) for name in ABOUT if name in values}
         return {"number": number, "slide": slide_of(store), "kind": store.kind, **said}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from histogen.geometry import BoxL0, Extent
 from histogen.manifest import SlideRecord
 from histogen.slides.base import BaseSlide, open_slide
 from histogen.store.jpeg import JpegSettings, encode_jpeg
+from histogen.view.bounded import Bounded
 
 SQUARE = 256
 """Side of a square, pixels."""
@@ -94,8 +94,7 @@ class Pyramids:
         self._records, self._open = records, opener
         self._lock = threading.Lock()
         self._pyramids: OrderedDict[str, Pyramid] = OrderedDict()
-        self._squares: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
-        self._bytes = 0
+        self.squares: Bounded[bytes] = Bounded(CACHE_BYTES, len)
 
     def get(self, slide_id: str) -> Pyramid:
         """Return a slide's pyramid.
@@ -118,15 +117,4 @@ class Pyramids:
     def square(self, slide_id: str, zoom: int, column: int, row: int) -> bytes:
         """Return :meth:`Pyramid.square`, perhaps of before."""
         key = (slide_id, zoom, column, row)
-        with self._lock:
-            if key in self._squares:
-                self._squares.move_to_end(key)
-                return self._squares[key]
-        made = self.get(slide_id).square(zoom, column, row)
-        with self._lock:
-            if key not in self._squares:
-                self._bytes += len(made)
-            self._squares[key] = made
-            while self._bytes > CACHE_BYTES:
-                self._bytes -= len(self._squares.popitem(last=False)[1])
-        return made
+        return self.squares.get(key, lambda: self.get(slide_id).square(zoom, column, row))

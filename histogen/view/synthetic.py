@@ -38,7 +38,8 @@ class Synthetic:
 
     def sources(self) -> dict[str, Any]:
         """Return some tiles of which others were made, evenly over all."""
-        found = np.unique(np.concatenate([self._origins(p, "source") for p in self._positions] or [np.zeros(0, int)]))
+        of_each = [self._origins(p, "source")[self.tiles.kept(p)] for p in self._positions]
+        found = np.unique(np.concatenate([*of_each, np.zeros(0, np.int64)]))
         found = found[found >= 0]
         places = np.linspace(0, max(len(found) - 1, 0), min(MOST_SOURCES, len(found))).astype(int)
         chosen = found[places]
@@ -60,7 +61,8 @@ class Synthetic:
 
     def _made(self, position: int, source: int) -> list[dict[str, Any]]:
         start = int(self.tiles.starts[position])
-        return [self._about(start + int(row)) for row in np.flatnonzero(self._origins(position, "source") == source)]
+        rows = np.flatnonzero((self._origins(position, "source") == source) & self.tiles.kept(position))
+        return [self._about(start + int(row)) for row in rows]
 
     def _about(self, number: int) -> dict[str, Any]:
         position, row = self.tiles.locate(number)
@@ -140,9 +142,12 @@ def origins(tiles: Tiles, position: int, who: str) -> NDArray[np.int64]:
     return np.where((starts >= 0) & (rows >= 0), starts + rows, -1)
 
 
+_recorded = lru_cache(maxsize=1024)(recorded)
+
+
 def recreate_command(store: TileStore, row: int) -> str:
     """Return what makes a synthetic tile again, with the paths that its run was given."""
-    said = next((config for folder in (store.path.parent, store.path) if (config := recorded(folder))), {})
+    said = next((config for folder in (store.path.parent, store.path) if (config := _recorded(folder))), {})
     tiles = said.get("tiles") if isinstance(said.get("tiles"), list) else ["TILES"]
     eldm = said.get("eldm") or "ELDM"
     words = ["histogen", "synthesize", *map(str, tiles or []), "--eldm", str(eldm)]

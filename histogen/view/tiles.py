@@ -5,7 +5,7 @@ The number of a tile is the start of its store plus its row: it stays the same w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,12 @@ from histogen.errors import HistogenError, StoreError
 from histogen.store.jpeg import complete_jpeg
 from histogen.store.layout import unpack_text
 from histogen.store.tile_store import TileStore
+from histogen.view.bounded import Bounded
 
 HIDDEN = frozenset({"content_hash"})
 """Columns that say nothing to anybody who looks."""
+EMBEDDING_BYTES = 256 * 2**20
+"""Of embeddings that are kept in memory."""
 BUILT_IN = ("kind", "store", "slide")
 
 
@@ -30,9 +33,27 @@ class Tiles:
         counts = [store.num_tiles for store in stores]
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.problems: dict[str, None] = {}
+        self.embeddings: Bounded[NDArray[np.float32]] = Bounded(EMBEDDING_BYTES, lambda values: values.nbytes)
+        self._sample: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    def keep_only(self, numbers: NDArray[np.int64]) -> None:
+        """Show these tiles (ascending) and no others, as if others were absent: a sample that is exported."""
+        self._sample = numbers
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether only some tiles are shown."""
+        return self._sample is not None
+
+    def kept(self, position: int) -> NDArray[np.bool_]:
+        """Return which tiles of a store may be shown, bool [n]: all, or those of the sample."""
+        low, high = int(self.starts[position]), int(self.starts[position + 1])
+        if self._sample is None:
+            return np.ones(high - low, bool)
+        return np.isin(np.arange(low, high), self._sample, assume_unique=True)
 
     def locate(self, number: int) -> tuple[int, int]:
         """Return the position of the tile's store, and its row there.
@@ -80,7 +101,7 @@ class Tiles:
                 found[rows.start : rows.stop] = store.reader.shard(shard).present[: len(rows)]
             except HistogenError as error:
                 self.note(error)
-        return found
+        return found & self.kept(position)
 
     def note(self, error: HistogenError) -> None:
         """Keep the sentence of an error, once, for the page to say."""
@@ -166,15 +187,17 @@ class Tiles:
             self.note(error)
             return None
 
-    def row(self, number: int) -> dict[str, Any]:
-        """Return what every column says of one tile, categories and texts as strings."""
+    def row(self, number: int, only: Collection[str] | None = None) -> dict[str, Any]:
+        """Return what every column, or ``only`` these, says of one tile, categories and texts as strings."""
         position, row = self.locate(number)
         store = self.stores[position]
         said: dict[str, Any] = {}
         for name in store.list_rows("columns"):
+            if only is not None and name not in only:
+                continue
             try:
-                value = store.read_rows(f"columns/{name}", [row])[0]
-                attributes = store.rows_attributes(f"columns/{name}")
+                rows = store.rows(f"columns/{name}")
+                value, attributes = rows.read([row])[0], rows.layout.attributes
             except HistogenError as error:
                 self.note(error)
                 continue

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from histogen.errors import OutputExistsError
 from histogen.pipelines.view import ViewConfig, open_rooms
 from histogen.store.tile_set import TileSet
 from histogen.view import umap_job
 from histogen.view.answers import Answers
+from histogen.view.export import export
 
-from .conftest import Client, serving
+from .conftest import Client, serving, unpack
 
 playwright = pytest.importorskip("playwright.sync_api", reason="not run: playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="not run: axe-playwright-python is missing")
@@ -194,6 +196,60 @@ def test_a_synthetic_tile_shows_its_origin_and_how_to_make_it_again(visit: Any, 
     page.wait_for_selector(f"section[aria-label] , h2:has-text('{made[1]['id']}')")
     assert page.locator("pre").inner_text() == made[1]["command"]
     page.wait_for_selector("h3:has-text('Copy check')")
+
+
+def test_an_exported_page_opens_from_disk_with_every_room(
+    visit: Any, browser: Any, world: Path, tmp_path: Path
+) -> None:
+    answers = open_rooms(ViewConfig(paths=[world]))
+    total = len(answers.tiles)
+    count = export(answers, tmp_path / "page", seed=0, overwrite=False, most=30)
+    assert 24 <= count <= 30
+    shown = unpack(answers.facts["sample"]["numbers"]).tolist()
+    assert answers.facts["sample"]["of"] == total
+    for number in shown:  # a family stays together
+        family = answers.data(f"synthetic/{number}")
+        assert {family["source"], *(one["number"] for one in family["made"])} <= set(shown)
+    folder = (tmp_path / "page").rename(tmp_path / "sent to a colleague")
+    page = visit("slides", at=(folder / "index.html").as_uri())
+    page.wait_for_selector(f"#said p:has-text('{count} of {total} tiles')")
+    for room in (
+        "slides/drawn-00",
+        f"tile/{shown[0]}",
+        "map",
+        f"neighbours/{shown[0]}",
+        f"synthetic/{shown[0]}",
+        "run/1",
+    ):
+        page.evaluate("hash => { location.hash = hash; }", room)
+        page.wait_for_timeout(400)
+        assert page.locator("main .bad").count() == 0, room
+        loaded = (
+            "() => [...document.images].every((one) => one.complete && one.naturalWidth > 0 || one.loading === 'lazy')"
+        )
+        assert page.evaluate(loaded), room
+    page.evaluate("() => { location.hash = 'map'; }")
+    page.wait_for_selector("canvas.points")
+    page.get_by_role("button", name="Select what is shown").click()
+    page.wait_for_selector("h2:has-text('tiles selected')")
+    absent = next(number for number in range(total) if number not in shown)
+    page = browser.new_page()
+    page.goto(f"{(folder / 'index.html').as_uri()}#tile/{absent}")
+    page.wait_for_selector("main .bad:has-text('not in the exported sample')")
+    page.close()
+
+
+def test_an_export_leaves_alone_what_it_did_not_make(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="choose another folder"):
+            export(open_rooms(ViewConfig(paths=[world / "eldm"])), tmp_path / "mine", seed=0, overwrite=overwrite)
+    answers = open_rooms(ViewConfig(paths=[world / "eldm"]))
+    assert export(answers, tmp_path / "page", seed=0, overwrite=False) == 0
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        export(answers, tmp_path / "page", seed=0, overwrite=False)
+    export(answers, tmp_path / "page", seed=0, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
 def test_a_lost_server_is_said(browser: Any, answers: Answers) -> None:

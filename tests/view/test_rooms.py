@@ -89,7 +89,7 @@ def test_few_slides_stay_open_and_squares_are_kept_in_bounded_memory(
     pyramids = Pyramids(records)
     first = [pyramids.square(name, 0, column, 1) for column in range(4) for name in records]
     assert len(pyramids._pyramids) == 1
-    assert sum(map(len, pyramids._squares.values())) == pyramids._bytes <= 60_000
+    assert sum(map(len, pyramids.squares._values.values())) == pyramids.squares.bytes <= 60_000
     assert first == [pyramids.square(name, 0, column, 1) for column in range(4) for name in records]
 
 

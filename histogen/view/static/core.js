@@ -101,6 +101,14 @@ H.number = (value) => {
   return String(Number(value.toPrecision(4)));
 };
 
+/* Any tile; of an exported page, any of its sample. */
+H.anyTile = () => {
+  const sample = H.index.sample && H.unpack(H.index.sample.numbers);
+  const total = sample ? sample.length : H.index.stores.reduce((sum, store) => sum + store.tiles, 0);
+  const place = Math.floor(Math.random() * total);
+  return sample ? sample[place] : place;
+};
+
 H.storeOf = (number) => H.index.stores.findLast((store) => store.start <= number);
 
 H.tileName = (number) => {

@@ -86,6 +86,7 @@ class Map2D {
       found = await H.get(name, { fresh: true });
     }
     if (found.state === "failed") this.progress.textContent = found.error;
+    if (found.state === "absent") this.progress.textContent = "UMAP was not made before this page was exported.";
     return found;
   }
 

@@ -8,14 +8,13 @@ H.rooms.push({
   title: "Neighbours",
   available: () => H.index.encoders.length > 0,
   open: async (main, number) => {
-    const total = H.index.stores.reduce((sum, store) => sum + store.tiles, 0);
-    const asked = number === undefined ? Math.floor(total / 3) : Number(number);
+    const asked = number === undefined ? H.anyTile() : Number(number);
     const found = await H.get(`neighbours/${asked}`);
     const lists = H.el("div", { class: "twice" });
     const draw = () => lists.replaceChildren(...columns(found));
     const options = H.index.encoders.map((name, k) => [String(k), name]);
     const tools = H.el("div", { class: "tools" }, find(asked),
-      H.el("button", { type: "button", onclick: () => { location.hash = `#neighbours/${Math.floor(Math.random() * total)}`; } }, "any other tile"),
+      H.el("button", { type: "button", onclick: () => { location.hash = `#neighbours/${H.anyTile()}`; } }, "any other tile"),
       H.select("Left", options, String(chosen.left), (value) => { chosen.left = Number(value); draw(); }),
       options.length > 1 ? H.select("Right", options, String(chosen.right), (value) => { chosen.right = Number(value); draw(); }) : null);
     main.replaceChildren(tools, H.el("div", { class: "row" }, H.picture(asked, { href: placeOf(found.query), caption: describe(found.query) })), lists);

@@ -6,8 +6,8 @@ const SQUARE = 256;
 const KEPT = 300;
 
 H.Zoom = class {
-  constructor({ width, height, zooms, squareUrl, overlay, onpick, label }) {
-    Object.assign(this, { width, height, zooms, squareUrl, overlay, onpick });
+  constructor({ width, height, zooms, finest, squareUrl, overlay, onpick, label }) {
+    Object.assign(this, { width, height, zooms, finest, squareUrl, overlay, onpick });
     this.squares = new Map();
     this.canvas = H.el("canvas", { class: "zoom", tabindex: "0", role: "application", "aria-label": label });
     this.x = this.y = 0;
@@ -134,7 +134,7 @@ H.Zoom = class {
     context.setTransform(dense, 0, 0, dense, 0, 0);
     context.clearRect(0, 0, this.across, this.down);
     if (this.zooms) {
-      const best = Math.min(Math.max(Math.floor(Math.log2(this.scale / 1.4 * dense) + 0.5), 0), this.zooms - 1);
+      const best = Math.min(Math.max(Math.floor(Math.log2(this.scale / 1.4 * dense) + 0.5), this.finest), this.zooms - 1);
       const from = Math.min(best + 3, this.zooms - 1);
       for (let zoom = from; zoom >= best; zoom -= 1) this.paintZoom(context, zoom, zoom === best || zoom === from);
     }
