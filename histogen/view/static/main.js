@@ -42,7 +42,10 @@ async function begin() {
   document.getElementById("rooms").replaceChildren(
     ...rooms.map((room) => H.el("li", {}, H.el("a", { href: `#${room.name}`, "data-room": room.name }, room.title))));
   H.index.problems.forEach(H.say);
-  if (H.index.sample?.of > H.unpack(H.index.sample.numbers).length) H.say(`A sample: ${H.number(H.unpack(H.index.sample.numbers).length)} of ${H.number(H.index.sample.of)} tiles.`);
+  if (H.index.sample) {
+    const [shown, of] = [H.unpack(H.index.sample.numbers).length, H.index.sample.of];
+    if (shown < of) H.say(`A sample: ${H.number(shown)} of ${H.number(of)} tiles.`);
+  }
   window.addEventListener("hashchange", openRoom);
   await openRoom();
 }
