@@ -18,7 +18,7 @@ ROWS = (
     {"slides", "tiles", "store"},
     {"encoders", "diffusion", "ssl", "evaluation", "training"},
     {"compute"},
-    {"report", "view"},
+    {"report", "view", "plot"},
     {"pipelines", "testing"},
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
@@ -31,6 +31,7 @@ HEAVY = {
     "zarr": {"store", "testing"},
     "tornado": {"view"},
     "umap": {"view"},
+    "matplotlib": {"plot"},
     "typer": set(),
     "click": set(),
 }

@@ -163,10 +163,10 @@ class Answers:
         found: dict[str, Any] = {"present": pack(present)}
         if {"x_l0", "y_l0"} <= self.tiles.columns.keys():
             found |= {axis: pack(self.tiles.column(f"{axis}_l0", number, ())) for axis in ("x", "y")}
-        return found | {"size": self._size_l0(number), "tile_px": store.tile_px}
+        return found | {"size": self.size_l0(number), "tile_px": store.tile_px}
 
-    def _size_l0(self, position: int) -> list[float]:
-        """Return the level-0 pixels of a tile, across and down."""
+    def size_l0(self, position: int) -> list[float]:
+        """Return the level-0 pixels of a tile of a store, across and down."""
         store = self.tiles.stores[position]
         said = store.provenance.get("slide")
         mpp = said.get("mpp") if isinstance(said, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,9 +50,13 @@ class Maps:
     def pca(self, encoder: str) -> dict[str, Any]:
         """Return the tiles' places along the first two components."""
         found = self.components(encoder)
-        parts = [found.project(part)[:, :2] for part in embeddings_at(self.tiles, encoder, found.numbers)]
-        places = np.concatenate(parts)
+        places = np.concatenate(list(self.places(encoder)))
         return {**_points(found.numbers, places, found.of), "explained": found.explained[:2].tolist()}
+
+    def places(self, encoder: str) -> Iterator[NDArray[np.float32]]:
+        """Give the tiles' places along the first two components, float32 [n, 2], store by store."""
+        found = self.components(encoder)
+        return (found.project(part)[:, :2] for part in embeddings_at(self.tiles, encoder, found.numbers))
 
     def umap(self, encoder: str) -> dict[str, Any]:
         """Return how far UMAP is, and the tiles' places when it is done."""
@@ -73,14 +77,17 @@ class Maps:
 
     def column(self, encoder: str, method: str, name: str) -> dict[str, Any]:
         """Return a column for the tiles of a map, in its order."""
+        return {"names": self.answers.categories(name), "values": pack(self.values(encoder, method, name))}
+
+    def values(self, encoder: str, method: str, name: str) -> NDArray[Any]:
+        """Return the same as codes or numbers [P]."""
         numbers, parts = self._numbers(encoder, method), []
-        names = self.answers.categories(name)
         bounds = np.searchsorted(numbers, self.tiles.starts)
         for position, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
             if high > low:
                 rows = numbers[low:high] - self.tiles.starts[position]
                 parts.append(self.answers.values(position, name)[rows])
-        return {"names": names, "values": pack(np.concatenate(parts))}
+        return np.concatenate(parts)
 
     def close(self) -> None:
         """End what is still under way."""
