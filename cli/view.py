@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Overrides, Overwrite, Seed, build_config
+from .common import ConfigFile, Device, Overrides, Overwrite, Seed, build_config
 
 NAME = "view"
 
@@ -29,16 +29,19 @@ def command(
     config: ConfigFile = None,
     set_: Overrides = None,
     seed: Seed = None,
+    device: Device = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Open a page to look at slides, tiles, embeddings, synthetic tiles and trainings.
 
     Example: histogen view demo
     """
-    from histogen.pipelines.view import ViewConfig, run
+    from histogen.pipelines.view.config import ViewConfig
 
     given = build_config(
         ViewConfig, file=config, overrides=set_, paths=paths, encoders=encoder, port=port, export=export, seed=seed,
-        browser=False if no_browser else None, overwrite=overwrite,
+        browser=False if no_browser else None, device=device, overwrite=overwrite,
     )  # fmt: skip
+    from histogen.pipelines.view.command import run  # heavy: after the config
+
     run(given, say=typer.echo)

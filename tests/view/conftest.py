@@ -26,7 +26,8 @@ from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder.command import run as run_autoencoder
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.pipelines.train_eldm.command import run as run_eldm
-from histogen.pipelines.view import ViewConfig, open_rooms
+from histogen.pipelines.view.command import open_rooms
+from histogen.pipelines.view.config import ViewConfig
 from histogen.view.answers import Answers
 from histogen.view.server import Server
 

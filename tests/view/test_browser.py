@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from histogen.errors import OutputExistsError
-from histogen.pipelines.view import ViewConfig, open_rooms
+from histogen.pipelines.view.command import open_rooms
+from histogen.pipelines.view.config import ViewConfig
 from histogen.store.tile_set import TileSet
 from histogen.view import umap_job
 from histogen.view.answers import Answers
@@ -250,6 +251,19 @@ def test_an_export_leaves_alone_what_it_did_not_make(world: Path, tmp_path: Path
         export(answers, tmp_path / "page", seed=0, overwrite=False)
     export(answers, tmp_path / "page", seed=0, overwrite=True)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_tile_is_made_anew_with_another_seed_and_another_alpha(visit: Any, answers: Answers) -> None:
+    made = answers.data("synthetic/40")["made"][1]
+    page = visit(f"synthetic/{made['number']}")
+    page.get_by_role("button", name="Make it").click()
+    page.wait_for_selector("[role=status]:has-text('The same bytes as in the store.')")
+    page.get_by_role("button", name="Again, other seed").click()
+    page.wait_for_selector("figcaption:has-text('seed') >> nth=1")
+    page.get_by_label("alpha, the weight of the source").focus()
+    page.keyboard.press("End")
+    page.wait_for_selector("figcaption:has-text('alpha 1, seed')")
+    assert page.locator("img[alt^='made anew']").evaluate_all("all => all.every((one) => one.naturalWidth > 0)")
 
 
 def test_a_lost_server_is_said(browser: Any, answers: Answers) -> None:

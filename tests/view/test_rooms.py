@@ -15,7 +15,8 @@ from histogen.geometry import BoxL0, Extent
 from histogen.manifest import SlideRecord
 from histogen.pipelines.synthesize.command import SynthesizeConfig
 from histogen.pipelines.synthesize.command import run as run_synthesize
-from histogen.pipelines.view import ViewConfig, open_rooms
+from histogen.pipelines.view.command import open_rooms
+from histogen.pipelines.view.config import ViewConfig
 from histogen.slides.base import open_slide
 from histogen.store.jpeg import decode_jpeg
 from histogen.store.tile_set import TileSet

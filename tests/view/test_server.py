@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from histogen.errors import ConfigError
-from histogen.pipelines.view import ViewConfig, open_rooms
+from histogen.pipelines.view.command import open_rooms
+from histogen.pipelines.view.config import ViewConfig
 from histogen.store.jpeg import decode_jpeg, encode_jpeg
 from histogen.store.layout import Column
 from histogen.store.tile_store import TileStore

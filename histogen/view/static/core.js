@@ -86,7 +86,7 @@ H.slider = (label, { min, max, step, value }, oninput) => {
     out.value = input.value;
     oninput(Number(input.value));
   });
-  return H.el("label", { class: "field" }, H.el("span", {}, label, " ", out), input);
+  return H.el("label", { class: "field slider" }, H.el("span", {}, label), input, out); // the input first: it is what is labelled
 };
 
 H.say = (sentence) => {

@@ -48,8 +48,8 @@ async function show(detail, one) {
   detail.replaceChildren(H.el("section", { class: "card" },
     H.el("h2", {}, one.id), H.picture(one.number),
     H.facts([["kind", one.kind], ["alpha", H.number(one.alpha)], ["seed", one.seed], ["encoder", one.encoder],
-      ["cosine to what it was made from", H.number(one.consistency)], ["sampler", JSON.stringify(one.sampler)]]),
-    near, H.el("h3", {}, "To make it again"), H.el("pre", { tabindex: "0" }, one.command)));
+      ["cosine to what it was made from", one.consistency === null ? "not measured" : H.number(one.consistency)], ["sampler", JSON.stringify(one.sampler)]]),
+    H.live(one), near, H.el("h3", {}, "To make it again"), H.el("pre", { tabindex: "0" }, one.command)));
   try {
     near.replaceChildren(...compared(one, await H.get(`copy/${one.number}`)));
   } catch (error) {

@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import webbrowser
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from histogen.config import StageConfig
 from histogen.errors import EncoderError
+from histogen.pipelines.view.config import ViewConfig
 
 if TYPE_CHECKING:
     from histogen.view.answers import Answers
-
-MAX_PORT = 65535
-
-
-class ViewConfig(StageConfig):
-    """What is looked at, and where."""
-
-    out: Path = Path()
-    """Not used: nothing is made, but what export names."""
-    paths: list[Path]
-    """Stores, slides, runs, and folders of these."""
-    encoders: list[str] = []
-    """Whose embeddings are shown: runs, or names as ``histogen inspect`` tells them; by default all there are."""
-    port: int = Field(default=0, ge=0, le=MAX_PORT)
-    """Port on this machine; 0 takes a free one."""
-    browser: bool = True
-    """Open the page in a browser."""
-    export: Path | None = None
-    """A folder to write the page to, with at most 5,000 tiles, instead of serving it."""
 
 
 def run(config: ViewConfig, *, say: Callable[[str], None]) -> None:
@@ -81,6 +59,10 @@ def open_rooms(config: ViewConfig) -> Answers:
     Maps(answers, answers.facts["encoders"], seed=config.seed)
     Selection(answers)
     Runs(answers, config.paths)
+    if config.export is None:
+        from histogen.pipelines.view.live import Live
+
+        Live(answers, config.device)
     return answers
 
 

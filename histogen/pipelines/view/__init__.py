@@ -1,0 +1,1 @@
+"""``histogen view``: a page to look at slides, tiles, embeddings and synthetic tiles."""
