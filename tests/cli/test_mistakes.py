@@ -59,7 +59,7 @@ def test_a_command_alone_says_what_it_needs_and_shows_an_example(say: Callable[.
         (["run"], "histogen run needs CONFIG (YAML of the chain, such as configs/run/quick.yaml); for example: "),
         (["tlie"], "there is no command 'tlie'; did you mean 'histogen tile'"),
         (["pretrian", "t"], "there is no command 'pretrian'; did you mean 'histogen pretrain'"),
-        (["xyzzy"], "there is no command 'xyzzy'; there are demo, run, inspect, plan, tile, "),
+        (["xyzzy"], "there is no command 'xyzzy'; there are demo, run, inspect, view, plan, tile, "),
         (["--frob"], "histogen has no option '--frob'; 'histogen --help' lists them"),
         (["tile", "s", "--tilepx", "3"], "histogen tile has no option '--tilepx'; did you mean '--tile-px'; a "),
         (["pretrain", "t", "--lr", "3"], "histogen pretrain has no option '--lr'; 'histogen pretrain --help' lists"),

@@ -14,7 +14,7 @@ from histogen.diffusion.conditioning import slerp
 from histogen.diffusion.pipeline import load_pipeline
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
-from histogen.pipelines.view.live import CancelledError, Job
+from histogen.pipelines.view.job import CancelledError, Job
 from histogen.store.jpeg import encode_jpeg
 from histogen.view.answers import Answers
 from histogen.view.neighbours import embedding_of

@@ -17,7 +17,7 @@ from histogen.diffusion.sampling import build_sampler
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
 from histogen.pipelines.precision import tiles_precision
-from histogen.pipelines.view.live import Job
+from histogen.pipelines.view.job import Job
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
