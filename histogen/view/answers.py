@@ -37,6 +37,8 @@ class Answers:
         self.tiles = Tiles(sources.stores)
         self.pyramids = Pyramids({record.slide_id: record for record in sources.slides})
         self.facts: dict[str, Any] = {}
+        self.closing: list[Callable[[], None]] = []
+        """What ends what rooms have begun, when the server ends."""
         self._data: list[Route] = []
         self._images: list[Route] = []
         self._actions: list[Route] = []

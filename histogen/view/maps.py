@@ -35,6 +35,7 @@ class Maps:
             for kind in VIRTUAL:
                 names = [str(code + 1) for code in range(NUM_CLUSTERS)] if kind == "cluster" else []
                 answers.add_column(f"{kind}.{encoder}", partial(self._virtual, kind, encoder), names)
+        answers.closing.append(self.close)
         answers.add_data(rf"map/({NAME})/pca", self.pca)
         answers.add_data(rf"map/({NAME})/umap", self.umap)
         answers.add_data(rf"map/({NAME})/column/(pca|umap)/({NAME})", self.column)

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import json
 import secrets
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -155,18 +156,21 @@ class Server:
 
 
 def serve(answers: Answers, *, port: int, ready: Callable[[Server], None]) -> None:
-    """Serve until interrupted; ``ready`` is called once the page can be opened.
+    """Serve until interrupted or terminated; ``ready`` is called once the page can be opened.
 
     Raises:
         ConfigError: the port is taken.
     """
 
     async def main() -> None:
-        server = Server(answers, port=port)
+        server, ended = Server(answers, port=port), asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
         ready(server)
         try:
-            await asyncio.Event().wait()
+            await ended.wait()
         finally:
+            for close in answers.closing:
+                close()
             await server.close()
 
     asyncio.run(main())

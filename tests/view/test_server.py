@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,6 +132,20 @@ def test_names_stay_names(tmp_path: Path) -> None:
         assert client.json("data/column/0/label")["names"] == [label]
         assert client.ask(f"/{client.server.token}/data/tile/0")[2]["Content-Type"] == "application/json"
     assert not any("innerHTML" in text or "insertAdjacentHTML" in text for text in static_files().values())
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_the_command_prints_its_address_and_ends_when_told(world: Path, sign: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "histogen", "view", str(world), "--no-browser"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        address = child.stdout.readline().split()[1]
+        with urllib.request.urlopen(f"{address}data/index") as answer:  # noqa: S310
+            assert len(json.loads(answer.read())["slides"]) == 2
+        child.send_signal(sign)
+        _, errors = child.communicate(timeout=30)
+        assert (child.returncode, "Traceback" in errors) == (code, False), errors
 
 
 def test_a_port_that_is_taken_is_said(client: Client, answers: Answers) -> None:
