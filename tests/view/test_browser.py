@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from histogen.errors import OutputExistsError
 from histogen.pipelines.view.command import open_rooms
@@ -264,6 +265,30 @@ def test_a_tile_is_made_anew_with_another_seed_and_another_alpha(visit: Any, ans
     page.keyboard.press("End")
     page.wait_for_selector("figcaption:has-text('alpha 1, seed')")
     assert page.locator("img[alt^='made anew']").evaluate_all("all => all.every((one) => one.naturalWidth > 0)")
+
+
+def test_a_slide_that_cannot_be_read_says_why(browser: Any, world: Path, tmp_path: Path) -> None:
+    for name in ("torn", "no-slide"):
+        shutil.copy(world / "slides" / "drawn-00.svs", tmp_path / f"{name}.svs")
+    whole = bytearray((tmp_path / "torn.svs").read_bytes())
+    with tifffile.TiffFile(tmp_path / "torn.svs") as file:
+        places = list(zip(file.pages[0].dataoffsets, file.pages[0].databytecounts, strict=True))
+    for offset, count in places:
+        whole[offset : offset + count] = bytes(count)
+    (tmp_path / "torn.svs").write_bytes(whole)
+    (tmp_path / "no-slide.svs").write_bytes(b"not a slide" * 99)
+    for client in serving(open_rooms(ViewConfig(paths=[tmp_path]))):
+        page = browser.new_page()
+        page.goto(f"{client.server.address}#slides/torn")
+        page.wait_for_selector("canvas.zoom")
+        page.wait_for_timeout(300)
+        page.locator("canvas.zoom").focus()
+        for _ in range(8):
+            page.keyboard.press("+")
+        page.wait_for_selector("#said p:has-text('cannot be read')")
+        page.evaluate("() => { location.hash = 'slides/no-slide'; }")
+        page.wait_for_selector(".note:has-text('cannot be opened')")
+        page.close()
 
 
 def test_a_lost_server_is_said(browser: Any, answers: Answers) -> None:

@@ -58,6 +58,12 @@ H.unpack = (packed) => {
 H.tileUrl = (number) => `image/tile/${number}.jpg`;
 H.thumbUrl = (number) => (H.fromFiles ? H.tileUrl(number) : `image/thumb/${number}.jpg`);
 
+/* Say why a picture did not come. */
+H.whyNot = async (url) => {
+  const said = H.fromFiles ? null : await fetch(url).then((answer) => answer.json()).catch(() => null);
+  return said?.error ?? "A part of the slide cannot be shown.";
+};
+
 /* Elements: texts become text nodes, so that no name can be markup. */
 H.el = (tag, attributes = {}, ...children) => {
   const made = document.createElement(tag);

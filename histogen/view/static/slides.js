@@ -21,6 +21,7 @@ H.rooms.push({
       label: `slide ${slide.id}: arrows move, plus and minus zoom, 0 shows all, Enter opens the tile in the middle`,
       squareUrl: (name) => `image/slide/${slide.id}/${name}.jpg`,
       overlay: (context, view) => state.grid && layers.forEach((one, k) => drawLayer(context, view, one, coloured[k], about.zooms === 0)),
+      onlost: async (name) => H.say(await H.whyNot(`image/slide/${slide.id}/${name}.jpg`)),
       onpick: (x, y) => pick(layers, x, y, (found) => openTile(panel, found)),
     });
     const recolour = async (name) => {
@@ -59,7 +60,7 @@ async function layer(position) {
 
 function said(about, layers) {
   const found = [...about.flags];
-  if (about.error) found.push(`${about.error} Shown instead: the tiles that were cut from it.`);
+  if (about.error) found.push(`${about.error}.${layers.length ? " Shown instead: the tiles that were cut from it." : ""}`);
   for (const one of layers) {
     const missing = one.present.reduce((sum, there) => sum + !there, 0);
     if (missing) found.push(`${H.number(missing)} of ${H.number(one.present.length)} tiles of ${one.id} are not there (yet), or cannot be read.`);

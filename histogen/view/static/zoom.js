@@ -6,8 +6,8 @@ const SQUARE = 256;
 const KEPT = 300;
 
 H.Zoom = class {
-  constructor({ width, height, zooms, finest, squareUrl, overlay, onpick, label }) {
-    Object.assign(this, { width, height, zooms, finest, squareUrl, overlay, onpick });
+  constructor({ width, height, zooms, finest, squareUrl, overlay, onpick, onlost, label }) {
+    Object.assign(this, { width, height, zooms, finest, squareUrl, overlay, onpick, onlost });
     this.squares = new Map();
     this.canvas = H.el("canvas", { class: "zoom", tabindex: "0", role: "application", "aria-label": label });
     this.x = this.y = 0;
@@ -164,6 +164,10 @@ H.Zoom = class {
     if (!image && load) {
       image = new Image();
       image.onload = () => this.draw();
+      image.onerror = () => {
+        this.onlost?.(name);
+        this.onlost = null; // the first says why
+      };
       image.src = this.squareUrl(name);
     }
     if (image) {
