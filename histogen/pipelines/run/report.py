@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ def write_chain_report(config: RunConfig, records: Sequence[StageRecord]) -> tup
     benchmark_file = out / "benchmark" / "benchmark.json"
     benchmark = json.loads(benchmark_file.read_text()) if benchmark_file.exists() else None
     neighbours, recognised = looked_at(config, tiles, benchmark)
+    look = ["histogen", "view", str(out)]
     report = RunReport(
         title="Gen-SIS, from tiles to encoders",
-        subtitle=f"histogen {histogen.__version__} · {out}",
+        subtitle=f"histogen {histogen.__version__} · {out} · to look around in it: {shlex.join(look)}",
         story=story(config, tiles, benchmark, recognised),
         neighbours=neighbours,
         recognised=recognised,
