@@ -1,7 +1,8 @@
 """The one door to encoders: what a user may write, and who loads it.
 
-A run folder of ``histogen pretrain``, a folder that timm exported, ``timm:NAME``, ``timm:NAME@weights``,
-``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file. Behind a file, ``#student`` takes these weights where it
+A run folder of ``histogen pretrain``, a folder that timm exported, the name of a published encoder (``uni2``,
+``uni2@weights``), a user's own card (``card.yaml``, ``card.yaml@weights``), ``timm:NAME``, ``timm:NAME@weights``,
+``transformers:FOLDER``, ``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file. Behind a file, ``#student`` takes these weights where it
 holds several, and ``#mean:R,G,B#std:R,G,B`` is the normalisation that they were trained with, of pixels in 0–1.
 """
 
@@ -12,8 +13,10 @@ from pathlib import Path
 import torch
 
 from histogen.encoders.base import Encoder
+from histogen.encoders.carded import is_card, load_carded
 from histogen.encoders.checkpoint import WeightsFile
 from histogen.encoders.dino import load_dino
+from histogen.encoders.published import near_names
 from histogen.encoders.timm import load_export
 from histogen.errors import EncoderError
 from histogen.files import read_json
@@ -22,6 +25,7 @@ from histogen.training.weights import usable
 
 ENCODERS = {
     "timm": "histogen.encoders.timm:load_timm",
+    "transformers": "histogen.encoders.carded:load_transformers",
     "random": "histogen.encoders.timm:load_random",
     "colour": "histogen.encoders.tiny:load_colour",
 }
@@ -42,6 +46,8 @@ def _load(spec: str | Path, device: torch.device | str) -> Encoder:
     kind, _, rest = str(spec).partition(":")
     if kind in ENCODERS:
         return resolve(ENCODERS, kind, what="encoder")(rest).to(device)
+    if is_card(str(spec)):
+        return load_carded(str(spec)).to(device)
     path = Path(spec)
     if path.is_dir():
         return _load_folder(path).to(device)
@@ -49,8 +55,8 @@ def _load(spec: str | Path, device: torch.device | str) -> Encoder:
     if file.path.is_file():
         return load_dino(file).to(device)
     raise EncoderError(
-        f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)}; "
-        "give a run of `histogen pretrain`, timm:NAME, or a .pth file"
+        f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)} nor a "
+        f"published encoder; {near_names(str(spec).partition('@')[0])}"
     )
 
 
@@ -58,6 +64,11 @@ def absolute_spec(spec: str) -> str:
     """Return ``spec`` with the file or folder in it as a path that holds in a worker's folder too."""
     head, at, given = spec.rpartition("@")
     file = WeightsFile.parse(given)
+    if head.endswith((".yaml", ".yml")) and Path(head).is_file():
+        head = str(Path(head).resolve())
+    kind, colon, folder = spec.partition(":")
+    if kind == "transformers" and Path(folder).is_dir():
+        return f"{kind}{colon}{Path(folder).resolve()}"
     if not file.path.exists():
         return str(Path(spec).resolve()) if Path(spec).exists() else spec
     return f"{head}{at}{file.at(file.path.resolve())}"

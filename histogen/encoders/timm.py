@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch import nn
 
 from histogen.encoders.base import Encoder, EncoderCard, key_of
 from histogen.encoders.checkpoint import WeightsFile, check_complete, load_matching, read_weights
+from histogen.encoders.published import similar_names
 from histogen.errors import EncoderError
 from histogen.files import read_json, write_atomic
 from histogen.training.weights import UNREADABLE
@@ -147,23 +150,53 @@ def load_export(folder: Path, *, name: str) -> Encoder:
 def load_timm(rest: str) -> Encoder:
     """Return ``timm:NAME`` with timm's pretrained weights, or ``timm:NAME@FILE`` with those of a local file.
 
-    The normalisation is timm's of NAME, unless the file is given another.
+    Images are prepared as timm's evaluation does. With a file, the side is that of the file's position embedding, and
+    mean and std must be known: by a tag of NAME (``vit_small_patch16_224.dino``), or given behind the file.
 
     Raises:
-        EncoderError: no such model, its weights are not to be had, or the file's weights do not fit.
+        EncoderError: no such model, its weights are not to be had, the file's weights do not fit, or what they were
+            trained with is not known.
     """
     name, _, given = rest.partition("@")
-    if given:
-        file = WeightsFile.parse(given)
-        model = build_vit(name, {}) if name.startswith("vit") else _create(name, pretrained=False)
-        report = load_matching(model, read_weights(file.path, key=file.key).state)
-        check_complete(report, what=str(file.path))
-        card = _card_of(model, name=name, digest="", source=f"timm:{rest}", supervision="unknown")
-        return Encoder(model, file.named(card, name))
-    model = _create(name, pretrained=True)
-    digest = _state_digest(model)
-    supervision = f"as stated by timm for '{name}'"
-    return Encoder(model, _card_of(model, name=name, digest=digest, source=f"timm:{rest}", supervision=supervision))
+    if not given:
+        model = _create(name, pretrained=True)
+        supervision = f"as stated by timm for '{name}'"
+        return Encoder(
+            model, _card_of(model, name=name, digest=digest_of(model), source=f"timm:{rest}", supervision=supervision)
+        )
+    file = WeightsFile.parse(given)
+    weights = read_weights(file.path, key=file.key).state
+    if file.mean is None and "." not in name:
+        raise EncoderError(_unknown_normalisation(name, file))
+    model = build_vit(name, _side_of(name, weights)) if name.startswith("vit") else _create(name, pretrained=False)
+    check_complete(load_matching(model, weights), what=str(file.path))
+    card = _card_of(model, name=name, digest="", source=f"timm:{rest}", supervision="unknown")
+    if side := getattr(getattr(model, "patch_embed", None), "img_size", None):
+        resize_px = card.resize_px and card.resize_px * side[0] // card.image_px
+        card = replace(card, image_px=side[0], resize_px=resize_px)
+    return Encoder(model, file.named(card, name))
+
+
+def _side_of(name: str, weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return the side of the images that ``weights`` were trained on, where it is not that of timm's model."""
+    if "pos_embed" not in weights or "patch_embed.proj.weight" not in weights:
+        return {}
+    with torch.device("meta"):
+        own = build_vit(name, {})
+    prefix = 0 if getattr(own, "no_embed_class", False) else int(getattr(own, "num_prefix_tokens", 1))
+    grid = math.isqrt(max(0, weights["pos_embed"].shape[1] - prefix))
+    if grid**2 + prefix != weights["pos_embed"].shape[1]:
+        return {}
+    return {"img_size": grid * weights["patch_embed.proj.weight"].shape[-1]}
+
+
+def _unknown_normalisation(name: str, file: WeightsFile) -> str:
+    near = [f"{card}@{file.path}" for card in similar_names(name)]
+    cards = f", or the card that it belongs to ({', '.join(near[:4])})" if near else ""
+    return (
+        f"'{file.path}' does not say what its images were normalised by, nor does 'timm:{name}'; give "
+        f"timm:{name}@{replace(file, mean=IMAGENET_MEAN, std=IMAGENET_STD).at(file.path)} if these are right{cards}"
+    )
 
 
 def load_random(rest: str) -> Encoder:
@@ -178,7 +211,7 @@ def load_random(rest: str) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed or 0))
         model = _create(name, pretrained=False)
-    card = _card_of(model, name=f"random-{name}", digest=_state_digest(model), source=f"random:{rest}", supervision="")
+    card = _card_of(model, name=f"random-{name}", digest=digest_of(model), source=f"random:{rest}", supervision="")
     return Encoder(model, card)
 
 
@@ -199,21 +232,41 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         ) from error
 
 
-def _card_of(model: nn.Module, *, name: str, digest: str, source: str, supervision: str) -> EncoderCard:
+def transform_of(model: nn.Module) -> dict[str, Any]:
+    """Return what timm's own evaluation does to images before ``model``: sides, interpolation, mean and std.
+
+    Raises:
+        EncoderError: it interpolates in a way that is not known here.
+    """
     data = timm.data.resolve_model_data_config(model)
+    image_px = int(data["input_size"][-1])
+    resize_px = int(image_px / data["crop_pct"])
+    if data["interpolation"] not in ("bilinear", "bicubic"):
+        raise EncoderError(
+            f"timm resizes for this model by '{data['interpolation']}'; only bilinear and bicubic are known"
+        )
+    return {
+        "image_px": image_px,
+        "resize_px": None if resize_px == image_px else resize_px,
+        "interpolation": data["interpolation"],
+        "mean": tuple(data["mean"]),
+        "std": tuple(data["std"]),
+    }
+
+
+def _card_of(model: nn.Module, *, name: str, digest: str, source: str, supervision: str) -> EncoderCard:
     return EncoderCard(
         name=key_of(name, digest),
         dim=int(model.num_features),  # type: ignore[arg-type]
-        image_px=int(data["input_size"][-1]),
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
         weights_sha256=digest,
         source=source,
         supervision=supervision or "none (untrained)",
+        **transform_of(model),
     )
 
 
-def _state_digest(model: nn.Module) -> str:
+def digest_of(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's names and weights."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())

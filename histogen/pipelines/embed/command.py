@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import Precision
 from histogen.diffusion.micro_batch import map_micro_batches
-from histogen.encoders.base import Encoder
+from histogen.encoders.base import Encoder, advice_on
 from histogen.encoders.registry import absolute_spec, load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.embed.config import EmbedConfig
@@ -74,6 +75,8 @@ def run(config: EmbedConfig, *, as_they_are: bool = False) -> Outcome:
     made = {store.path: _made_as(store, rows) for store in stores}
     _check_existing(stores, made, rows, config, as_they_are=as_they_are)
     if any(store.missing_shards(rows) for store in stores) or config.overwrite:
+        for advice in dict.fromkeys(advice_on(encoder.card, store.tile_px, store.mpp) for store in stores):
+            sys.stderr.write(f"{advice}\n" if advice else "")
         _try(encoder, stores[0], config, precision)
     if config.overwrite:
         for store in stores:
@@ -270,7 +273,10 @@ def _try(encoder: Encoder, store: TileStore, config: EmbedConfig, precision: Pre
         return
     images = store.read_tile(int(present[0]))[None]
     device = resolve_device(config.device)
-    values = embed_images(encoder.to(device), images, batch=1, precision=precision)
+    try:
+        values = embed_images(encoder.to(device), images, batch=1, precision=precision)
+    except EncoderError as error:
+        raise EncoderError(f"tile {present[0]} of store '{store.store_id}': {error}") from error
     with np.errstate(over="ignore"):
         stored = values.astype(config.dtype)
     _check_finite(values, stored, present, store, f"{GROUP}/{encoder.card.name}")
