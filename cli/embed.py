@@ -28,7 +28,11 @@ NAME = "embed"
 def command(
     tiles: Tiles = None,
     encoder: Annotated[
-        str | None, typer.Option(metavar="E", help="A run folder, timm:NAME, or timm:NAME@weights.safetensors.")
+        str | None,
+        typer.Option(
+            metavar="E",
+            help="A run, a published encoder (uni2, uni2@FILE, card.yaml), timm:NAME, transformers:FOLDER.",
+        ),
     ] = None,
     checkpoint_key: CheckpointKey = None,
     config: ConfigFile = None,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from histogen.encoders.features import FeatureOf
 from histogen.encoders.resize import centre, resize
 from histogen.errors import EncoderError
 
@@ -122,6 +123,11 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:  # noqa: ARG002 - an encoder stays frozen
         """Stay in evaluation mode whatever is asked."""
         return super().train(False)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, with the names of weights that its library gives it."""
+        return self.backbone.model if isinstance(self.backbone, FeatureOf) else self.backbone
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Encoders by their cards: published ones by name, a user's own by a YAML file, with weights from the hub or a file.
 
-A specification is ``NAME``, ``NAME@WEIGHTS``, ``CARD.yaml`` or ``CARD.yaml@WEIGHTS``; ``transformers:FOLDER`` takes what
-a card would say from the folder's own ``preprocessor_config.json``.
+A specification is ``NAME``, ``NAME@WEIGHTS``, ``CARD.yaml`` or ``CARD.yaml@WEIGHTS``; ``transformers:FOLDER`` takes
+what a card would say from the folder's own ``preprocessor_config.json``.
 """
 
 from __future__ import annotations
@@ -77,15 +77,16 @@ def build(card: PublishedCard) -> nn.Module:
     Raises:
         EncoderError: timm cannot build it so.
     """
-    arguments = {
-        key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.arguments.items()
-    }
     try:
-        return timm.create_model(str(card.architecture), pretrained=False, num_classes=0, **arguments)
+        return timm.create_model(str(card.architecture), pretrained=False, num_classes=0, **_arguments(card))
     except UNREADABLE as error:
         raise EncoderError(
             f"timm cannot build '{card.architecture}' as the card of '{card.name}' says: {_line(error)}; mend the card"
         ) from error
+
+
+def _arguments(card: PublishedCard) -> dict[str, Any]:
+    return {key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.arguments.items()}
 
 
 def _timm_encoder(card: PublishedCard, file: WeightsFile | None) -> Encoder:
@@ -104,11 +105,8 @@ def _timm_encoder(card: PublishedCard, file: WeightsFile | None) -> Encoder:
 def _config_encoder(card: PublishedCard, folder: str) -> Encoder:
     """Load a timm folder, of the hub or here, that says itself what its card leaves open."""
     where = f"local-dir:{folder}" if folder else f"hf-hub:{card.hub}"
-    arguments = {
-        key: LAYERS.get(value, value) if isinstance(value, str) else value for key, value in card.arguments.items()
-    }
     with _reachable(card):
-        model = timm.create_model(where, pretrained=True, num_classes=0, **arguments)
+        model = timm.create_model(where, pretrained=True, num_classes=0, **_arguments(card))
     told = card.model_copy(update=transform_of(model))
     return _encoder(told, with_feature(model, card.feature, what=card.name), digest_of(model))
 
@@ -181,7 +179,8 @@ def _prepared(told: dict[str, Any], what: str) -> dict[str, Any]:
 
 def _encoder(card: PublishedCard, model: nn.Module, digest: str) -> Encoder:
     """Return the encoder; its name tells apart what two cards make of the same weights."""
-    assert card.mean is not None and card.std is not None
+    assert card.mean is not None
+    assert card.std is not None
     decides = card.model_dump(mode="json", include={
         "architecture", "arguments", "resize_px", "image_px", "interpolation", "mean", "std", "feature", "registers",
     })  # fmt: skip

@@ -10,7 +10,7 @@ from histogen.errors import EncoderError
 
 
 def with_feature(model: nn.Module, feature: Feature, *, what: str, registers: int | None = None) -> nn.Module:
-    """Return ``model`` so that it gives ``feature``, [B, D]; ``registers`` is None for timm's models, which know theirs.
+    """Return ``model`` so that it gives ``feature``, [B, D]; ``registers`` is None for timm's models, which know them.
 
     Raises:
         EncoderError: the model cannot give it.
@@ -22,23 +22,27 @@ def with_feature(model: nn.Module, feature: Feature, *, what: str, registers: in
     if feature in ("cls", "cls+mean") and int(getattr(model, "num_prefix_tokens", 0)) > 0:
         return TokenFeature(model, feature)
     if feature == "stage3" and hasattr(model, "forward_intermediates"):
-        return StageFeature(model)
+        return StageFeature(model, feature)
     raise EncoderError(f"the card of '{what}' asks for the feature '{feature}', which its model does not have")
 
 
 def _joined(tokens: torch.Tensor, feature: Feature, prefix: int) -> torch.Tensor:
-    """Return the class token of tokens [B, prefix + N, D], and with ``cls+mean`` the mean of the N patches behind it."""
+    """Return the class token of tokens [B, prefix + N, D], with ``cls+mean`` joined by the mean of the N patches."""
     if feature == "cls":
         return tokens[:, 0]
     return torch.cat([tokens[:, 0], tokens[:, prefix:].mean(dim=1)], dim=1)
 
 
-class TokenFeature(nn.Module):
-    """Tokens of one of timm's transformers, after its last norm, to an embedding."""
+class FeatureOf(nn.Module):
+    """A network, and what of its output is the embedding."""
 
     def __init__(self, model: nn.Module, feature: Feature) -> None:
         super().__init__()
         self.model, self.feature = model, feature
+
+
+class TokenFeature(FeatureOf):
+    """Tokens of one of timm's transformers, after its last norm, to an embedding."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return [B, D], or [B, 2 D] with the patches' mean, of normalised pixels [B, 3, H, W]."""
@@ -46,12 +50,8 @@ class TokenFeature(nn.Module):
         return _joined(tokens, self.feature, self.model.num_prefix_tokens)  # type: ignore[arg-type]
 
 
-class StageFeature(nn.Module):
+class StageFeature(FeatureOf):
     """The third stage of one of timm's convolutional networks, averaged over places."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return [B, D] of normalised pixels [B, 3, H, W]."""
@@ -61,12 +61,12 @@ class StageFeature(nn.Module):
         return stage.mean(dim=(2, 3))
 
 
-class TransformersFeature(nn.Module):
+class TransformersFeature(FeatureOf):
     """What a model of transformers gives, to an embedding."""
 
     def __init__(self, model: nn.Module, feature: Feature, *, prefix: int) -> None:
-        super().__init__()
-        self.model, self.feature, self.prefix = model, feature, prefix
+        super().__init__(model, feature)
+        self.prefix = prefix
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return [B, D], or [B, 2 D] with the patches' mean, of normalised pixels [B, 3, H, W]."""

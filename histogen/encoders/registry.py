@@ -2,8 +2,9 @@
 
 A run folder of ``histogen pretrain``, a folder that timm exported, the name of a published encoder (``uni2``,
 ``uni2@weights``), a user's own card (``card.yaml``, ``card.yaml@weights``), ``timm:NAME``, ``timm:NAME@weights``,
-``transformers:FOLDER``, ``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file. Behind a file, ``#student`` takes these weights where it
-holds several, and ``#mean:R,G,B#std:R,G,B`` is the normalisation that they were trained with, of pixels in 0–1.
+``transformers:FOLDER``, ``random:NAME``, ``colour``, or a DINO or DINOv2 ``.pth`` file. Behind a file, ``#student``
+takes these weights where it holds several, and ``#mean:R,G,B#std:R,G,B`` is the normalisation that they were trained
+with, of pixels in 0–1.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def _load(spec: str | Path, device: torch.device | str) -> Encoder:
     if file.path.is_file():
         return load_dino(file).to(device)
     raise EncoderError(
-        f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)} nor a "
-        f"published encoder; {near_names(str(spec).partition('@')[0])}"
+        f"encoder '{spec}' is neither a folder nor a file nor one of {', '.join(f'{kind}:…' for kind in ENCODERS)}; "
+        "give a run of `histogen pretrain`, timm:NAME, or a .pth file; of published encoders, "
+        f"{near_names(str(spec).partition('@')[0])}"
     )
 
 

@@ -61,7 +61,7 @@ def weights(source: int, target: int, interpolation: Interpolation) -> NDArray[n
     return np.trunc(found * FIXED_POINT + np.copysign(0.5, found)) / FIXED_POINT
 
 
-def _kernel(x: NDArray[np.float64], interpolation: Interpolation) -> NDArray[np.float64]:
+def _kernel(x: NDArray[np.floating], interpolation: Interpolation) -> NDArray[np.floating]:
     """Return the triangle, or Keys' cubic with a = -1/2 (Keys 1981), which is Pillow's."""
     x = np.abs(x)
     if interpolation == "bilinear":

@@ -40,6 +40,9 @@ def start_from(spec: str, networks: tuple[DinoNetwork, DinoNetwork], *, partial:
     """
     weights: Mapping[str, torch.Tensor]
     file = WeightsFile.parse(spec)
+    if not file.path.is_file():  # NAME@FILE: a training needs the weights alone, not how pixels are prepared for NAME
+        beside = WeightsFile.parse(spec.partition("@")[2])
+        file = beside if beside.path.is_file() else file
     if file.mean is not None:
         raise EncoderError(
             f"'{spec}': a training normalises by itself; give the weights alone: "
@@ -49,7 +52,7 @@ def start_from(spec: str, networks: tuple[DinoNetwork, DinoNetwork], *, partial:
         weights, supervision = read_weights(file.path, key=file.key).state, "as its authors state"
     else:
         encoder = load_encoder(spec)
-        weights, supervision = encoder.backbone.state_dict(), encoder.card.supervision
+        weights, supervision = encoder.network.state_dict(), encoder.card.supervision
     student, teacher = networks
     report = load_matching(student.backbone, weights)
     if not partial or not report.loaded:

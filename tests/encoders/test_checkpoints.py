@@ -175,11 +175,11 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("how", ["{file}", "{file}#teacher", "timm:vit_own@{file}"])
+@pytest.mark.parametrize("how", ["{file}", "{file}#teacher", "timm:vit_own.tag@{file}"])
 def test_a_file_is_given_its_own_mean_and_std(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """Oracle: the network on pixels normalised by hand. Embeddings by another normalisation have another name."""
     model, built = vit(1), vit(0)
-    built.pretrained_cfg = {**built.pretrained_cfg, "input_size": (3, 32, 32)}
+    built.pretrained_cfg = {**built.pretrained_cfg, "input_size": (3, 32, 32), "crop_pct": 1.0}
     monkeypatch.setattr("histogen.encoders.timm.build_vit", lambda *_: built)
     torch.save({"teacher": model.state_dict(), "args": {"num_heads": 3}}, tmp_path / "w#1.pth")
     spec = how.format(file=tmp_path / "w#1.pth")

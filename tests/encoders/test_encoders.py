@@ -152,7 +152,7 @@ def test_timm_name_with_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", num_classes=5).eval()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    encoder = load_encoder(f"timm:vit_tiny_patch16_224@{tmp_path / 'w.safetensors'}")
+    encoder = load_encoder(f"timm:vit_tiny_patch16_224.augreg_in21k@{tmp_path / 'w.safetensors'}")
     pixels = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(encoder.backbone(pixels), model.forward_head(model.forward_features(pixels), True))

@@ -18,7 +18,8 @@ class EmbedConfig(BulkConfig):
     tiles: list[Path]
     """Tile stores, folders of them, or manifests."""
     encoder: str
-    """A run of ``histogen pretrain``, ``timm:NAME``, ``timm:NAME@FILE``, or a DINO ``.pth``."""
+    """A run of ``histogen pretrain``, a published encoder (``uni2``, ``uni2@FILE``, a card of your own: ``card.yaml``;
+    `histogen encoders` lists them), ``timm:NAME``, ``transformers:FOLDER``, or a DINO ``.pth``."""
     batch: int = Field(default=64, ge=1)
     """Tiles per forward pass. Every pass has exactly this many (the last one padded): bytes depend on nothing else."""
     precision: Precision = "auto"
