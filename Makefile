@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/histogen demo --out demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
