@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Compiled modules are kept even where they are not by default: tests start many processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint lock clean
 
 demo: $(READY)
