@@ -15,6 +15,7 @@ import typer
 
 import histogen
 from histogen.errors import HistogenError
+from histogen.lease import give_back_all
 
 from . import (
     benchmark,
@@ -118,5 +119,6 @@ def main() -> None:
                 "has it\n"
             )
             sys.stderr.flush()
+            give_back_all()
             os._exit(INTERRUPTED)  # threads that still work on a shard are not waited for: files are whole or absent
         raise

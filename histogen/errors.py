@@ -7,6 +7,7 @@
     │   └── MissingSettingError               a setting that has no default is given nowhere
     ├── ManifestError (ValueError)            a row of a manifest cannot be used
     ├── OutputExistsError (FileExistsError)   the output is there and neither --resume nor --overwrite was given
+    ├── OutputInUseError (RuntimeError)       another process is writing the output
     ├── SlideError (ValueError)               a slide cannot be opened or read
     │   ├── MissingMppError                   its resolution is not stated anywhere
     │   └── RefusedSlideError                 it cannot be shown rightly, by any reader
@@ -59,6 +60,10 @@ class ManifestError(HistogenError, ValueError):
 
 class OutputExistsError(HistogenError, FileExistsError):
     """The output exists and neither resume nor overwrite was asked for; it was left untouched."""
+
+
+class OutputInUseError(HistogenError, RuntimeError):
+    """Another process is writing the output; it was left untouched."""
 
 
 class SlideError(HistogenError, ValueError):

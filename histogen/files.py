@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,57 @@ TEMPORARY = ".tmp."
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write ``data`` under a temporary name, sync it, and rename it to ``path``; parents are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
-    with temporary.open("wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write ``data`` to ``path`` so that a reader sees all of it or what was there before, after a power cut too.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``, and what was there before is still there.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name with the suffix of ``path``; what the block writes there becomes ``path`` if it ends well.
+
+    The data are synchronised, then renamed, then the folder is synchronised; missing folders are made. An OSError of
+    the temporary file names ``path``.
+    """
+    temporary = path.with_name(f"{path.stem}{TEMPORARY}{uuid.uuid4().hex}{path.suffix}")
+    try:
+        _make_folder(path.parent)
+        yield temporary
+        _synchronise(temporary)
+        temporary.replace(path)
+        _synchronise(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):  # on a file system that is full or read-only too; the next run removes it
+            temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _synchronise(folder.parent)
+
+
+def _synchronise(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # no folder can be opened there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # some file systems know no such thing
+            raise
+    finally:
+        os.close(handle)
 
 
 def is_temporary(path: Path) -> bool:

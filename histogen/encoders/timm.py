@@ -25,7 +25,7 @@ from histogen.encoders.base import Encoder, EncoderCard, key_of
 from histogen.encoders.checkpoint import WeightsFile, check_complete, load_matching, read_weights
 from histogen.encoders.published import similar_names
 from histogen.errors import EncoderError
-from histogen.files import read_json, write_atomic
+from histogen.files import read_json, whole_file, write_atomic
 from histogen.training.weights import UNREADABLE
 
 CARD_NAME = "histogen.json"
@@ -80,9 +80,8 @@ def export_encoder(
     """Write ``model`` as a timm folder with a card, and return the card."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    temporary = folder / "model.safetensors.tmp"
-    save_file(state, temporary, metadata={"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
+    with whole_file(folder / "model.safetensors") as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     plain = isinstance(model, VisionTransformer)
     built = {"dynamic_img_size": True} if "img_size" in arguments else {}

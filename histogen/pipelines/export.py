@@ -13,6 +13,7 @@ from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.errors import StoreError
 from histogen.files import remove_temporaries
+from histogen.lease import for_its_output
 from histogen.names import resolve
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.store.export_rows import tiles_of
@@ -66,6 +67,7 @@ class ExportUnit:
         return self.store.stem
 
 
+@for_its_output
 def run(config: ExportConfig) -> Outcome:
     """Write the files that are not there yet.
 

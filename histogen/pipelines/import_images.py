@@ -15,6 +15,7 @@ from histogen.compute.run import run_units
 from histogen.config import UNRECORDED, BulkConfig, Settings
 from histogen.errors import ConfigError, StoreError
 from histogen.files import remove_temporaries
+from histogen.lease import for_its_output
 from histogen.names import plain_name
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
 from histogen.store.find import STORE_SUFFIX
@@ -70,6 +71,7 @@ class ImportUnit:
         return f"{self.store.stem}/{self.shard}"
 
 
+@for_its_output
 def run(config: ImportImagesConfig) -> Outcome:
     """Import the images that are not there yet; an unreadable one is an absent tile and a sentence.
 

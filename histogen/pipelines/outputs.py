@@ -16,6 +16,7 @@ import histogen
 from histogen.config import StageConfig, changed_keys, dump_config, read_yaml
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.files import is_temporary, read_json, remove_temporaries, write_atomic
+from histogen.lease import LEASE_NAME, give_back, lease_folder, take
 from histogen.store.tile_store import TileStore
 
 CONFIG_NAME = "config.yaml"
@@ -23,11 +24,8 @@ RUN_NAME = "run.json"
 
 
 def records_folder(out: Path) -> Path:
-    """Return where the config and the record of the stage in ``out`` are.
-
-    An output that is itself a tile store keeps them in its ledger, where Zarr looks for no arrays.
-    """
-    return out / "ledger" if out.suffix == ".zarr" else out
+    """Return where the config and the record of the stage in ``out`` are: beside its lease."""
+    return lease_folder(out)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def claim_output(
     located: Collection[str] = (),
     is_used: Callable[[str], bool] = lambda _: True,
 ) -> Path:
-    """Make ``config.out`` the output of ``command`` with these settings, and return it.
+    """Make ``config.out`` the output of ``command`` with these settings, this process its only writer, and return it.
 
     ``inputs`` maps the name of each input to its content hash; a resumed stage must have the same ones, but for those
     that ``is_used`` says nothing is made from yet: they may come, go and change. ``precision``, resolved, is recorded.
@@ -63,37 +61,68 @@ def claim_output(
 
     Raises:
         OutputExistsError: it exists and neither resume nor overwrite is set; nothing was touched.
+        OutputInUseError: another process is writing it.
         ConfigError: resume, but the settings or inputs differ from the recorded ones; or another command made it; or
             overwrite would delete an input; or it cannot be written.
     """
     out = config.out
     record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
     record |= {} if precision is None else {"precision": precision}
-    if out.exists() and not _is_unclaimed(out):
-        _check_command(out, command)
-        if config.overwrite:
-            _check_holds_no_input(config)
-            _delete_own(out)
-        elif config.resume:
-            _check_same(out, config, record, located, is_used)
-            run = read_run(out)
-            if run.get("inputs") != record["inputs"]:  # more to do, though what was there before may be complete
-                run |= {"inputs": record["inputs"], "status": "started"}
-                write_atomic(records_folder(out) / RUN_NAME, json.dumps(run, indent=1))
-            if precision is not None and run.get("precision") != precision:  # begun before precision was recorded
-                write_atomic(records_folder(out) / RUN_NAME, json.dumps(run | {"precision": precision}, indent=1))
-            return out
-        else:
-            if not is_claimed(out):
-                raise OutputExistsError(f"'{out}' exists and is no output of histogen; choose another --out")
-            raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")
+    is_new = not out.exists() or _is_unclaimed(out)
+    if not is_new:
+        _check_may_go_on(config, command)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        records_folder(out).mkdir(parents=True, exist_ok=True)
+        take(records_folder(out))
+    except OSError as error:
+        raise ConfigError(f"output '{out}' cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        if is_new or config.overwrite:
+            if not is_new:
+                _delete_own(out)
+            _begin(config, record)
+        else:
+            _check_same(out, config, record, located, is_used)
+            _go_on(out, record, precision)
+    except BaseException:
+        give_back(records_folder(out))
+        raise
+    return out
+
+
+def _check_may_go_on(config: StageConfig, command: str) -> None:
+    """Refuse what is there already unless it is this command's, and is to be resumed or made anew."""
+    out = config.out
+    _check_command(out, command)
+    if config.overwrite:
+        _check_holds_no_input(config)
+    if not is_claimed(out):
+        if config.overwrite:
+            raise ConfigError(f"will not overwrite '{out}': it is not an output of histogen; choose another --out")
+        if config.resume:
+            raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
+        raise OutputExistsError(f"'{out}' exists and is no output of histogen; choose another --out")
+    if not (config.overwrite or config.resume):
+        raise OutputExistsError(f"output '{out}' exists; pass --resume to continue it or --overwrite to redo it")
+
+
+def _begin(config: StageConfig, record: Mapping[str, Any]) -> None:
+    out = config.out
+    try:
         write_atomic(records_folder(out) / RUN_NAME, json.dumps(record, indent=1))
         write_atomic(records_folder(out) / CONFIG_NAME, dump_config(config))  # last: it is what makes the claim
     except OSError as error:
         raise ConfigError(f"output '{out}' cannot be written ({error.strerror}); choose another --out") from error
-    return out
+
+
+def _go_on(out: Path, record: Mapping[str, Any], precision: str | None) -> None:
+    """Bring the record of a resumed stage up to date."""
+    run = read_run(out)
+    if run.get("inputs") != record["inputs"]:  # more to do, though what was there before may be complete
+        run |= {"inputs": record["inputs"], "status": "started"}
+        write_atomic(records_folder(out) / RUN_NAME, json.dumps(run, indent=1))
+    if precision is not None and run.get("precision") != precision:  # begun before precision was recorded
+        write_atomic(records_folder(out) / RUN_NAME, json.dumps(run | {"precision": precision}, indent=1))
 
 
 def finish_output(out: Path, **results: Any) -> None:
@@ -145,7 +174,7 @@ def _is_unclaimed(out: Path) -> bool:
     if not out.is_dir():
         return False
     files = (path for path in out.rglob("*") if not path.is_dir())
-    return all(path.name == RUN_NAME or is_temporary(path) for path in files)
+    return all(path.name in (RUN_NAME, LEASE_NAME) or is_temporary(path) for path in files)
 
 
 def _check_command(out: Path, command: str) -> None:
@@ -175,8 +204,6 @@ def _check_same(
     located: Collection[str],
     is_used: Callable[[str], bool],
 ) -> None:
-    if not is_claimed(out):
-        raise ConfigError(f"'{out}' is not an output of histogen (no {CONFIG_NAME}); choose another --out")
     previous = read_run(out)
     old, new = (
         {key: value for key, value in settings.items() if key not in located}
@@ -215,6 +242,15 @@ def _recorded_settings(out: Path, config: StageConfig) -> dict[str, Any]:
 
 
 def _delete_own(out: Path) -> None:
-    if not out.is_dir() or not is_claimed(out):
-        raise ConfigError(f"will not overwrite '{out}': it is not an output of histogen; choose another --out")
-    shutil.rmtree(out)
+    """Delete what a stage has made, what makes the claim last; the lease stays."""
+    records = records_folder(out)
+    last = [records / CONFIG_NAME, records / RUN_NAME]
+    for path in [*out.iterdir(), *(records.iterdir() if records != out else ())]:
+        if path in (records, records / LEASE_NAME, *last):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in last:
+        path.unlink(missing_ok=True)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import StoreError
-from histogen.store.export_rows import MICRONS_TIMES_POWER, Placement, embeddings_of, needed, placement_of, whole_file
+from histogen.files import whole_file
+from histogen.store.export_rows import MICRONS_TIMES_POWER, Placement, embeddings_of, needed, placement_of
 from histogen.store.places import Owner, read_numbers, read_places
 from histogen.store.tile_set import TileSet
 

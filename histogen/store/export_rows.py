@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import MissingDependencyError, StoreError
-from histogen.files import TEMPORARY
 from histogen.store.layout import unpack_text
 from histogen.store.merging import recode
 from histogen.store.tile_set import TileSet
@@ -111,17 +105,3 @@ def needed(module: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingDependencyError(f"{package} is not installed; run pip install 'histogen[exports]'") from error
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name with the suffix of ``path``; rename it to ``path`` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}{TEMPORARY}{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

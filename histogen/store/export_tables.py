@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from histogen.errors import StoreError
-from histogen.store.export_rows import columns_of, embeddings_of, needed, placement_of, whole_file
+from histogen.files import whole_file
+from histogen.store.export_rows import columns_of, embeddings_of, needed, placement_of
 from histogen.store.jpeg import complete_jpeg
 from histogen.store.tile_set import TileSet
 

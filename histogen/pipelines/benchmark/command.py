@@ -23,6 +23,7 @@ from histogen.evaluation.shifts import Shift, shifts_of
 from histogen.evaluation.tasks import Task, build_task, caveats
 from histogen.evaluation.verdicts import Judgement
 from histogen.files import write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.benchmark.config import BenchmarkConfig
 from histogen.pipelines.embed import command as embed
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
@@ -40,6 +41,7 @@ JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.md", "benchmark.
 PROTOCOLS = "Protocols: k-NN {knn}, linear probe {linear}; figures of different protocols must not be compared."
 
 
+@for_its_output
 def run(config: BenchmarkConfig) -> Outcome:
     """Embed what is not embedded, judge every encoder, and write ``benchmark.json``, ``.md`` and ``.html``."""
     tiles = open_tiles(config.tiles)

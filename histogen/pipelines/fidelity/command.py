@@ -21,6 +21,7 @@ from histogen.evaluation import memorisation
 from histogen.evaluation.compare import copy_figures, distribution_figures, drawn_rows, nearest_other, source_figures
 from histogen.evaluation.settings import FidelitySettings
 from histogen.files import write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.benchmark.command import named_specs
 from histogen.pipelines.embed.command import ensure_embeddings
 from histogen.pipelines.fidelity.config import FidelityConfig
@@ -51,6 +52,7 @@ class _Sets:
     synthetic: dict[str, TileSet]
 
 
+@for_its_output
 def run(config: FidelityConfig) -> Outcome:
     """Compare, and write ``fidelity.json``, ``fidelity.md`` and ``fidelity.html``."""
     folders = named_specs(config.synthetic)

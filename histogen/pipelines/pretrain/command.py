@@ -14,6 +14,7 @@ from histogen.config import Precision
 from histogen.encoders.timm import IMAGENET_MEAN, IMAGENET_STD, export_encoder
 from histogen.errors import ConfigError, TrainingStoppedError
 from histogen.files import read_json, write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_complete, read_run
 from histogen.pipelines.precision import run_precision
 from histogen.pipelines.pretrain.config import PretrainConfig
@@ -40,6 +41,7 @@ START_NAME = "init_from.json"
 """In the run folder: which keys of ``init_from`` were loaded, missing and unexpected."""
 
 
+@for_its_output
 def run(config: PretrainConfig) -> Outcome:
     """Train, and export the teacher's backbone to ``out/encoder``.
 

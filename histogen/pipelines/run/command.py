@@ -12,6 +12,7 @@ from rich.console import Console
 from histogen.config import StageConfig, changed_keys
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, is_claimed, is_complete, read_config
 from histogen.pipelines.run.chain import (
     RunConfig,
@@ -27,6 +28,7 @@ from histogen.store.tile_set import open_tiles
 __all__ = ["RunConfig", "run"]
 
 
+@for_its_output
 def run(config: RunConfig) -> Outcome:
     """Run every stage that is not done, then write the report.
 

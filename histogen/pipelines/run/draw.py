@@ -12,6 +12,7 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.geometry import Extent
+from histogen.lease import for_its_output
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.seeds import derive_seed
 from histogen.slides.drawn import draw_slide
@@ -44,6 +45,7 @@ class DrawUnit:
     num_items: int = 1
 
 
+@for_its_output
 def run(config: DrawConfig) -> Outcome:
     """Draw the slides that are not there; same seed, same bytes."""
     out = claim_output(config, command="draw")

@@ -26,6 +26,7 @@ from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError, EncoderError, OutputExistsError, StoreError
 from histogen.files import write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.embed.command import embed_images, ensure_embeddings
 from histogen.pipelines.heldout import open_real
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
@@ -68,6 +69,7 @@ class SynthesisUnit:
         return f"{self.store.stem}/{self.shard}"
 
 
+@for_its_output
 def run(config: SynthesizeConfig) -> Outcome:
     """Make the shards that are not there yet.
 

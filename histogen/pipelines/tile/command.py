@@ -12,6 +12,7 @@ from histogen.compute.client import Compute, Kept
 from histogen.compute.run import run_units
 from histogen.errors import ConfigError, SlideError
 from histogen.files import remove_temporaries, write_atomic
+from histogen.lease import for_its_output
 from histogen.manifest import SlideRecord
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
 from histogen.pipelines.tile.config import COMMAND, TileConfig
@@ -32,6 +33,7 @@ PAGE_NAME = "report.html"
 __all__ = ["TileConfig", "run"]
 
 
+@for_its_output
 def run(config: TileConfig) -> Outcome:
     """Tile the slides that are not done; a slide that fails is a sentence, the others are done.
 

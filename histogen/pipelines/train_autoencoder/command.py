@@ -32,6 +32,7 @@ from histogen.diffusion.pictures import write_grid
 from histogen.diffusion.reconstruction import psnr, reconstruct, reconstruction_loss, ssim
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
 from histogen.pipelines.precision import run_precision
@@ -112,6 +113,7 @@ class AutoencoderTask:
         self.pace.load_state_dict(state)
 
 
+@for_its_output
 def run(config: TrainAutoencoderConfig) -> Outcome:
     """Train, measure on held-out tiles, record the latent statistics, and export ``out/autoencoder``.
 

@@ -22,6 +22,7 @@ from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.files import write_atomic
+from histogen.lease import for_its_output
 from histogen.pipelines.embed.command import ensure_embeddings
 from histogen.pipelines.heldout import open_real, split_heldout
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, read_run
@@ -44,6 +45,7 @@ NUM_CONDITIONER = 20_000
 PAGE_NAME = "report.html"
 
 
+@for_its_output
 def run(config: TrainEldmConfig) -> Outcome:
     """Embed and encode what is missing, train, and export the pipeline with the averaged weights.
 
