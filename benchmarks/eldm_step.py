@@ -22,7 +22,8 @@ import torch
 from common import Clock, machine, write_store
 
 from histogen.compute.client import Compute
-from histogen.diffusion.autoencoder import build_autoencoder, latent_channels
+from histogen.diffusion.autoencoder import latent_channels
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.settings import (

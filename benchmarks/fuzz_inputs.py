@@ -576,7 +576,7 @@ def build_checkpoint(folder: Path) -> list[Path]:
     """Write DINO's file, a training's checkpoints, a pretrained run, an autoencoder, an E-LDM; all tiny."""
     import torch
 
-    from histogen.diffusion.autoencoder import build_autoencoder
+    from histogen.diffusion.autoencoder_build import build_autoencoder
     from histogen.diffusion.conditioning import Conditioner
     from histogen.diffusion.denoiser import build_denoiser
     from histogen.diffusion.loss import build_scheduler
@@ -697,7 +697,7 @@ def read_checkpoint(path: Path, out: Path) -> None:
 
         load_newest(path / "checkpoints")
     else:
-        from histogen.diffusion.pipeline import load_pipeline
+        from histogen.diffusion.pipeline_files import load_pipeline
         from histogen.pipelines.train_eldm.command import recorded_sampler
 
         sampler, pipeline = recorded_sampler(path), load_pipeline(path)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from common import Clock, machine
 
-from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.pipeline_files import load_pipeline
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
 from histogen.evaluation.consistency import embedding_consistency, source_ranks, summarise_ranks

@@ -21,7 +21,8 @@ import yaml
 from common import Clock, machine
 from numpy.typing import NDArray
 
-from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
+from histogen.diffusion.pipeline import EldmPipeline
+from histogen.diffusion.pipeline_files import load_pipeline
 from histogen.diffusion.sampling import num_evaluations
 from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder

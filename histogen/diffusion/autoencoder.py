@@ -1,8 +1,9 @@
 """Image to latent and back: diffusers' ``AutoencoderKL`` or ``VQModel``, its moments, its measured standardisation.
 
-What the denoiser sees is ``(latent - mean) / std`` with the autoencoder's own measured statistics: per channel in
-``latents_mean`` and ``latents_std`` of an ``AutoencoderKL``; one factor in ``scaling_factor`` of a ``VQModel``, having
-no other field. The latent of a ``VQModel`` is the one before quantisation; decoding quantises it (LDM's way).
+What the denoiser sees is ``(latent - mean) / std`` with the autoencoder's own measured statistics, read and written as
+diffusers does: of an ``AutoencoderKL`` ``scaling_factor`` is 1 over the standard deviation of all latents, and
+``latents_mean`` and ``latents_std / scaling_factor`` are those of each channel; a ``VQModel`` has only the factor. The
+latent of a ``VQModel`` is the one before quantisation; decoding quantises it (LDM's way).
 
 A network of 3 u² channels takes squares of u pixels as channels (``unshuffle``): :func:`encode` and :func:`decode`
 rearrange them, so everything around them sees images [B, 3, H, W].
@@ -18,39 +19,10 @@ from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from histogen.diffusion.settings import AutoencoderSettings
 from histogen.errors import ConfigError
 
 Autoencoder: TypeAlias = AutoencoderKL | VQModel
 NUM_DIHEDRAL = 8
-
-
-def build_autoencoder(settings: AutoencoderSettings, *, tile_px: int) -> Autoencoder:
-    """Return a randomly initialised autoencoder for images [B, 3, tile_px, tile_px] in [-1, 1]."""
-    levels, square = len(settings.channels), settings.unshuffle
-    if tile_px % square:
-        raise ConfigError(f"tiles of {tile_px} px are not whole squares of unshuffle {square} px; use a divisor")
-    if tile_px // square % 2 ** (levels - 1):
-        raise ConfigError(
-            f"tiles of {tile_px} px{f' in squares of {square} px' if square > 1 else ''} cannot be halved "
-            f"{levels - 1} times; use fewer channels entries"
-        )
-    shared: dict[str, Any] = {
-        "in_channels": 3 * square**2,
-        "out_channels": 3 * square**2,
-        "block_out_channels": settings.channels,
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
-        "layers_per_block": settings.layers_per_block,
-        "latent_channels": settings.latent_channels,
-        "norm_num_groups": settings.norm_groups,
-        "mid_block_add_attention": settings.attention,
-        "sample_size": tile_px // square,
-        "scaling_factor": 1.0,
-    }
-    if settings.kind == "vq":
-        return VQModel(num_vq_embeddings=settings.num_codes, vq_embed_dim=settings.latent_channels, **shared)
-    return AutoencoderKL(**shared)
 
 
 def unshuffling(autoencoder: Autoencoder) -> int:
@@ -127,11 +99,11 @@ def draw_latents(autoencoder_channels: int, moments: Tensor, noise: Tensor | Non
 def latent_statistics(autoencoder: Autoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return (mean, std), each [1, C or 1, 1, 1], that standardise raw latents, on the device of ``like``."""
     config = autoencoder.config
-    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
-        mean, std = (torch.tensor(config[key], dtype=torch.float32) for key in ("latents_mean", "latents_std"))
-    else:
-        mean = torch.tensor([float(config.get("shift_factor") or 0.0)])
-        std = torch.tensor([1.0 / float(config["scaling_factor"])])
+    per_channel = config.get("latents_mean") is not None and config.get("latents_std") is not None
+    means = config["latents_mean"] if per_channel else [float(config.get("shift_factor") or 0.0)]
+    stds = config["latents_std"] if per_channel else [1.0]
+    mean = torch.tensor(means, dtype=torch.float32)
+    std = torch.tensor([value / float(config["scaling_factor"]) for value in stds], dtype=torch.float32)
     return mean.view(1, -1, 1, 1).to(like.device), std.view(1, -1, 1, 1).to(like.device)
 
 
@@ -155,8 +127,12 @@ def decode_latents(autoencoder: Autoencoder, standardized: Tensor) -> Tensor:
 
 def record_statistics(autoencoder: Autoencoder, mean: Tensor, std: Tensor) -> None:
     """Write measured per-channel statistics [C] of raw latents into the autoencoder's config."""
+    mean, std = mean.double(), std.double()
+    power = (std**2 + mean**2).mean()
     if isinstance(autoencoder, VQModel):
-        scale = float((std.double() ** 2 + mean.double() ** 2).mean().sqrt())
-        autoencoder.register_to_config(scaling_factor=1.0 / scale)
+        autoencoder.register_to_config(scaling_factor=1.0 / (float(power.sqrt()) or 1.0))
         return
-    autoencoder.register_to_config(latents_mean=[float(v) for v in mean], latents_std=[float(v) for v in std])
+    factor = 1.0 / (float((power - mean.mean() ** 2).sqrt()) or 1.0)
+    autoencoder.register_to_config(
+        scaling_factor=factor, latents_mean=mean.tolist(), latents_std=(std * factor).tolist()
+    )

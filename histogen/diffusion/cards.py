@@ -26,8 +26,10 @@ def eldm_card(name: str, facts: Mapping[str, Any]) -> str:
     return _card(
         f"E-LDM {name}",
         "A latent diffusion model conditioned on the embedding of a frozen self-supervised encoder, trained by "
-        'histogen. Load it with `histogen.diffusion.pipeline.EldmPipeline.from_pretrained("…/pipeline")`: embeddings '
-        "in, tiles out. Every part but the conditioner is a stock diffusers class. The method follows Gen-SIS "
+        "histogen. `DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)(embeddings, seeds)` gives tiles "
+        "uint8 [B, H, W, 3] of embeddings float32 [B, D] and of a seed for each. The code it trusts lies here: "
+        "`eldm_pipeline.py` and `conditioner/eldm_conditioner.py`; every other part is a stock diffusers class. "
+        "histogen itself never runs them. The method follows Gen-SIS "
         "(arXiv 2412.01672); sizes and schedules are our reconstruction.",
         facts,
     )

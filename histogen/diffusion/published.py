@@ -15,7 +15,8 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor
 
-from histogen.diffusion.autoencoder import Autoencoder, build_autoencoder
+from histogen.diffusion.autoencoder import Autoencoder
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.denoiser import build_denoiser
 from histogen.diffusion.settings import AutoencoderSettings, DenoiserSettings
 from histogen.errors import ConfigError

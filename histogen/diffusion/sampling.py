@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
-from histogen.names import resolve
+
+
+class Sampler(Protocol):
+    """How a tile is sampled; histogen.diffusion.settings.SamplerSettings says what each means."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def guidance(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float]: ...
 
 
 @dataclass(frozen=True)
@@ -39,29 +50,27 @@ UNIPC = Recipe("UniPCMultistepScheduler", KARRAS, FLOW)
 HEUN = Recipe("HeunDiscreteScheduler", KARRAS, None)
 FLOW_EULER = Recipe("FlowMatchEulerDiscreteScheduler", None, {})
 
-SAMPLERS: Mapping[str, str] = {
-    "dpmpp_2m": "histogen.diffusion.sampling:DPMPP_2M",
-    "ddim": "histogen.diffusion.sampling:DDIM",
-    "unipc": "histogen.diffusion.sampling:UNIPC",
-    "heun": "histogen.diffusion.sampling:HEUN",
-    "flow_euler": "histogen.diffusion.sampling:FLOW_EULER",
+SAMPLERS: Mapping[str, Recipe] = {
+    "dpmpp_2m": DPMPP_2M,
+    "ddim": DDIM,
+    "unipc": UNIPC,
+    "heun": HEUN,
+    "flow_euler": FLOW_EULER,
 }
 """Deterministic samplers: from the same starting noise the same image."""
 
 
-def build_sampler(settings: SamplerSettings, trained: SchedulerMixin) -> SchedulerMixin:
+def build_sampler(settings: Sampler, trained: SchedulerMixin) -> SchedulerMixin:
     """Return a fresh scheduler of ``settings.name`` on the noise that the model was ``trained`` with.
 
     Raises:
         ConfigError: the sampler cannot run on that kind of model.
     """
-    recipe: Recipe = resolve(SAMPLERS, settings.name, what="sampler")
     is_flow = "FlowMatch" in type(trained).__name__
-    options = recipe.flow if is_flow else recipe.noise
-    if options is None:
-        usable = [name for name in SAMPLERS if _options(name, is_flow=is_flow) is not None]
+    able = {name: options for name in SAMPLERS if (options := _options(name, is_flow=is_flow)) is not None}
+    if settings.name not in able:
         kind = "flow" if is_flow else "eps or v"
-        raise ConfigError(f"sampler '{settings.name}' cannot run a model trained as {kind}; use {', '.join(usable)}")
+        raise ConfigError(f"sampler '{settings.name}' cannot run a model trained as {kind}; use {', '.join(able)}")
     shared = {"num_train_timesteps": trained.config["num_train_timesteps"]}
     if settings.name == "ddim" and shared["num_train_timesteps"] % settings.steps:
         # diffusers' DDIM steps back by a whole number of timesteps, and then ends somewhere else than at the data
@@ -75,17 +84,16 @@ def build_sampler(settings: SamplerSettings, trained: SchedulerMixin) -> Schedul
         shared |= {key: trained.config[key] for key in keys}
         if settings.name == "ddim":
             shared["clip_sample"] = False
-    scheduler = getattr(diffusers, recipe.scheduler)(**shared, **options)
+    scheduler = getattr(diffusers, SAMPLERS[settings.name].scheduler)(**shared, **able[settings.name])
     scheduler.set_timesteps(settings.steps)
     return scheduler
 
 
 def _options(name: str, *, is_flow: bool) -> Mapping[str, Any] | None:
-    recipe: Recipe = resolve(SAMPLERS, name, what="sampler")
-    return recipe.flow if is_flow else recipe.noise
+    return SAMPLERS[name].flow if is_flow else SAMPLERS[name].noise
 
 
-def guided_at(settings: SamplerSettings, time: float) -> bool:
+def guided_at(settings: Sampler, time: float) -> bool:
     """Whether guidance acts at ``time`` in [0, 1] (0 is data)."""
     return settings.guidance != 1 and settings.interval[0] <= time <= settings.interval[1]
 
@@ -101,7 +109,7 @@ def sample_latents(
     conditioning: Tensor,
     null: Tensor,
     *,
-    settings: SamplerSettings,
+    settings: Sampler,
     trained: SchedulerMixin,
 ) -> Tensor:
     """Denoise standard normal ``noise`` [B, C, h, w] into latents of the same shape, float32.
@@ -124,7 +132,7 @@ def sample_latents(
     return latents
 
 
-def num_evaluations(settings: SamplerSettings, trained: SchedulerMixin) -> int:
+def num_evaluations(settings: Sampler, trained: SchedulerMixin) -> int:
     """Return how often one image goes through the network (a guided step counts twice)."""
     scheduler = build_sampler(settings, trained)
     horizon = float(scheduler.config["num_train_timesteps"])

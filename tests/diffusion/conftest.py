@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.autoencoder import build_autoencoder, record_statistics
+from histogen.diffusion.autoencoder import record_statistics
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.denoiser import build_denoiser
 from histogen.diffusion.loss import build_scheduler

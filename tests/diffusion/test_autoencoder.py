@@ -12,7 +12,6 @@ from diffusers import AutoencoderKL, VQModel
 from safetensors.torch import load_file, save_file
 
 from histogen.diffusion.autoencoder import (
-    build_autoencoder,
     decode_latents,
     dihedral,
     downsampling,
@@ -25,6 +24,7 @@ from histogen.diffusion.autoencoder import (
     to_signal,
     unstandardize,
 )
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.reconstruction import gradient_loss, psnr, reconstruct, reconstruction_loss, ssim
 from histogen.diffusion.settings import AutoencoderSettings, ReconstructionSettings

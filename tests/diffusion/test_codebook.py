@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.autoencoder import build_autoencoder, to_signal
+from histogen.diffusion.autoencoder import to_signal
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.codebook import CodeCounter, codebook_figures
 from histogen.diffusion.settings import AutoencoderSettings
 

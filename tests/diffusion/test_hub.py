@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from histogen.diffusion.autoencoder import build_autoencoder
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder
 from histogen.diffusion.hub import local_path, short_name
 from histogen.diffusion.settings import AutoencoderSettings

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from histogen.config import Precision
 from histogen.diffusion.micro_batch import map_micro_batches
-from histogen.diffusion.pipeline import EldmPipeline, load_pipeline, starting_noise
+from histogen.diffusion.pipeline import EldmPipeline, starting_noise
+from histogen.diffusion.pipeline_files import load_pipeline, pipeline_sha256
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError, HistogenError
 
@@ -105,7 +106,7 @@ def test_saved_and_loaded_it_makes_the_same_tiles(
     embeddings, seeds = asked
     tiny_pipeline.save_pretrained(tmp_path / "pipeline")
     loaded = load_pipeline(tmp_path)
-    assert loaded.weights_sha256() == tiny_pipeline.weights_sha256()
+    assert pipeline_sha256(loaded) == pipeline_sha256(tiny_pipeline)
     assert loaded.config["encoder_name"] == "e"
     assert loaded.tile_px == 16
     np.testing.assert_array_equal(
@@ -123,8 +124,11 @@ def test_every_network_is_a_stock_diffusers_class(tiny_pipeline: EldmPipeline, t
     assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
     assert UNet2DConditionModel.from_pretrained(tmp_path / "unet").config["sample_size"] == 8
     config = AutoencoderKL.from_pretrained(tmp_path / "autoencoder").config
+    # diffusers' own pipelines decode z * latents_std / scaling_factor + latents_mean, or z / scaling_factor
     assert config["latents_mean"] == pytest.approx([0.5, -1.0, 0.2])
-    assert config["latents_std"] == pytest.approx([2.0, 0.5, 1.0])
+    assert np.array(config["latents_std"]) / config["scaling_factor"] == pytest.approx([2.0, 0.5, 1.0])
+    z = np.random.default_rng(0).normal([0.5, -1.0, 0.2], [2.0, 0.5, 1.0], (200_000, 3))
+    assert config["scaling_factor"] * z.std() == pytest.approx(1, abs=0.01)
 
 
 def test_what_is_not_an_eldm_is_refused(tmp_path: Path) -> None:

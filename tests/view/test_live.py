@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.pipeline_files import load_pipeline
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
 from histogen.pipelines.view.job import CancelledError, Job

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
+from histogen.diffusion.pipeline import EldmPipeline
+from histogen.diffusion.pipeline_files import load_pipeline, pipeline_sha256
 from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.errors import ConfigError, StoreError
@@ -50,7 +51,7 @@ class Maker:
             ConfigError: a set was not made by it.
         """
         pipeline = load_pipeline(eldm, device)
-        digest, provenances = pipeline.weights_sha256(), {n: s.stores[0].provenance for n, s in synthetic.items()}
+        digest, provenances = pipeline_sha256(pipeline), {n: s.stores[0].provenance for n, s in synthetic.items()}
         for name, provenance in provenances.items():
             if provenance.get("eldm_weights_sha256") != digest:
                 raise ConfigError(f"'{eldm}' is not the E-LDM that made '{name}'; give the one that did, or none")

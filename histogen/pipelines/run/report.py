@@ -159,7 +159,7 @@ def sample_pictures(tiles: TileSet, config: RunConfig) -> tuple[list[SourceRow],
     import torch
 
     from histogen.diffusion.conditioning import slerp
-    from histogen.diffusion.pipeline import load_pipeline
+    from histogen.diffusion.pipeline_files import load_pipeline
     from histogen.pipelines.synthesize.command import SynthesizeConfig
     from histogen.pipelines.train_eldm.command import recorded_sampler
     from histogen.training.processes import resolve_device

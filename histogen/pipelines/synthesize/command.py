@@ -20,7 +20,8 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import Precision
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
+from histogen.diffusion.pipeline import EldmPipeline
+from histogen.diffusion.pipeline_files import load_pipeline, pipeline_sha256
 from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.base import Encoder
 from histogen.encoders.registry import load_encoder
@@ -81,7 +82,7 @@ def run(config: SynthesizeConfig) -> Outcome:
     precision = run_precision(config, config.precision, resolve_device(config.device))
     tiles, pipeline = open_real(config.tiles, where=config.where), load_pipeline(config.eldm)
     check_plan(config, tiles, pipeline)
-    inputs = {"tiles": tiles.content_hash, "eldm": pipeline.weights_sha256()}
+    inputs = {"tiles": tiles.content_hash, "eldm": pipeline_sha256(pipeline)}
     out = claim_output(config, command="synthesize", inputs=inputs, precision=precision)
     _ensure_embedded(config, tiles, pipeline, precision)
     stores = create_stores(config, tiles, pipeline, inputs, precision)
@@ -249,7 +250,7 @@ def recreate(config: SynthesizeConfig) -> Outcome:
         raise StoreError(f"'{path}' holds no synthetic tiles; give a store that synthesize made")
     stored = store.read_payload(index)
     pipeline = load_pipeline(config.eldm, resolve_device(config.device))
-    if pipeline.weights_sha256() != store.provenance["eldm_weights_sha256"]:
+    if pipeline_sha256(pipeline) != store.provenance["eldm_weights_sha256"]:
         raise ConfigError(f"'{config.eldm}' is not the E-LDM that made '{path}'; give the one that did")
     rows = np.array([index])
     sources = {source.store_id: source for source in TileSet.open_(config.tiles).stores}
@@ -269,7 +270,7 @@ def recreate(config: SynthesizeConfig) -> Outcome:
 @lru_cache(maxsize=1)
 def _cached_pipeline(eldm: Path, sha256: str, device: str) -> EldmPipeline:
     pipeline = load_pipeline(eldm, resolve_device(device))
-    if pipeline.weights_sha256() != sha256:
+    if pipeline_sha256(pipeline) != sha256:
         raise ConfigError(
             f"the E-LDM in '{eldm}' has other weights here than where the run started; make them the same"
         )

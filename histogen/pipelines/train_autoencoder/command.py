@@ -13,7 +13,6 @@ from diffusers import VQModel
 from histogen.config import Precision
 from histogen.diffusion.autoencoder import (
     Autoencoder,
-    build_autoencoder,
     check_tile_px,
     decode,
     dihedral,
@@ -25,6 +24,7 @@ from histogen.diffusion.autoencoder import (
     to_images,
     to_signal,
 )
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.autoencoder_files import autoencoder_name
 from histogen.diffusion.cards import autoencoder_card
 from histogen.diffusion.codebook import CodeCounter, codebook_figures

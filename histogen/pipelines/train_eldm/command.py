@@ -17,6 +17,7 @@ from histogen.diffusion.cards import eldm_card
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.hub import local_path, short_name
 from histogen.diffusion.loss import build_scheduler
+from histogen.diffusion.pipeline_files import pipeline_sha256, save_pipeline
 from histogen.diffusion.sampling import build_sampler
 from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.registry import load_encoder
@@ -126,7 +127,7 @@ def _export(
     }
     page = config.out / PAGE_NAME
     if processes.is_main():
-        pipeline.save_pretrained(config.out / "pipeline")
+        save_pipeline(pipeline, config.out / "pipeline")
         write_atomic(config.out / "pipeline" / "README.md", eldm_card(config.out.name, facts))
         _write_page(page, config, use, {"held-out loss": facts["held-out loss"], **names})
         finish_output(
@@ -137,7 +138,7 @@ def _export(
             conditioning=use,
             training=last,
             processes=processes.world_size(),
-            weights_sha256=pipeline.weights_sha256(),
+            weights_sha256=pipeline_sha256(pipeline),
             sampler=config.sampler.model_dump(mode="json"),
         )
     processes.barrier()

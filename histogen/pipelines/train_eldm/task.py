@@ -236,7 +236,10 @@ class EldmTask:
     def pipeline(self, *, encoder_name: str = "", supervision: str = "none") -> EldmPipeline:
         """Return the pipeline of the weights as they are."""
         scheduler = build_scheduler(self.settings.objective)
-        return EldmPipeline(self.unet, self.autoencoder, scheduler, self.conditioner, encoder_name, supervision)
+        sampler = self.settings.sampler.model_dump(mode="json")
+        return EldmPipeline(
+            self.unet, self.autoencoder, scheduler, self.conditioner, encoder_name, supervision, sampler
+        )
 
     def draw_preview(self, step: int) -> None:
         """Write ``previews/step-….png``: held-out tiles, their reconstructions, two samples of each on fixed noise."""

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.pipeline import EldmPipeline, load_pipeline
+from histogen.diffusion.pipeline import EldmPipeline
+from histogen.diffusion.pipeline_files import load_pipeline, pipeline_sha256
 from histogen.diffusion.sampling import build_sampler
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError
@@ -94,6 +95,6 @@ def _pipeline(path: Path, runs: Sequence[Path], device: str) -> EldmPipeline:
         if not (run / "pipeline" / "model_index.json").is_file():
             continue
         pipeline = load_pipeline(run, resolve_device(device))
-        if pipeline.weights_sha256() == wanted:
+        if pipeline_sha256(pipeline) == wanted:
             return pipeline
     raise ConfigError(f"the E-LDM that made '{path.name}' is not at hand; add its run folder to the command")

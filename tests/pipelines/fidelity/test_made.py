@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.pipeline_files import load_pipeline
 from histogen.diffusion.settings import SamplerSettings
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError

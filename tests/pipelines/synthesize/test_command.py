@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from histogen.diffusion.conditioning import slerp
-from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.pipeline_files import load_pipeline, pipeline_sha256
 from histogen.diffusion.settings import SamplerSettings
 from histogen.errors import ConfigError, StoreError
 from histogen.pipelines.synthesize import command as synthesize
@@ -145,7 +145,7 @@ def test_a_worker_that_outlives_a_training_makes_tiles_of_the_new_weights(world:
         run_eldm(TrainEldmConfig.model_validate(values))
         run(config(world, tmp_path / str(seed), eldm=tmp_path / "eldm"))
         store = TileStore.open_(tmp_path / str(seed) / "A.zarr")
-        assert store.provenance["eldm_weights_sha256"] == load_pipeline(tmp_path / "eldm").weights_sha256()
+        assert store.provenance["eldm_weights_sha256"] == pipeline_sha256(load_pipeline(tmp_path / "eldm"))
         again = config(world, tmp_path / f"{seed}.png", eldm=tmp_path / "eldm", recreate=f"{store.path}:3")
         assert run(again).results["same"]
         made.append(store.read_payload(3))

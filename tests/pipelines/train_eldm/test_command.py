@@ -17,7 +17,7 @@ from histogen.compute.client import Compute
 from histogen.diffusion.autoencoder import dihedral, encode_moments, to_signal
 from histogen.diffusion.autoencoder_files import load_autoencoder
 from histogen.diffusion.conditioning import Conditioner
-from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.pipeline_files import load_pipeline, pipeline_sha256
 from histogen.encoders.registry import load_encoder
 from histogen.errors import ConfigError
 from histogen.pipelines.heldout import HeldoutSettings, split_heldout
@@ -101,7 +101,9 @@ def test_a_run_leaves_a_pipeline_its_curves_its_previews_and_its_provenance(whol
     assert pipeline.tile_px == 16
     record = json.loads((whole / "run.json").read_text())["results"]
     assert record["supervision"] == {"denoiser": "none", "encoder": "none (no weights)", "autoencoder": "none"}
-    assert record["weights_sha256"] == pipeline.weights_sha256()
+    assert record["weights_sha256"] == pipeline_sha256(pipeline)
+    assert pipeline.config["sampler"] == record["sampler"]
+    assert {path.name for path in (whole / "pipeline").rglob("*.py")} == {"eldm_pipeline.py", "eldm_conditioner.py"}
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
     assert ["heldout_loss" in row for row in rows] == [False, True, False, True]

@@ -14,10 +14,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from histogen.diffusion.autoencoder import build_autoencoder, encode_moments, record_statistics, to_signal
+from histogen.diffusion.autoencoder import encode_moments, record_statistics, to_signal
+from histogen.diffusion.autoencoder_build import build_autoencoder
 from histogen.diffusion.conditioning import Conditioner
 from histogen.diffusion.loss import Objective
-from histogen.diffusion.pipeline import load_pipeline
+from histogen.diffusion.pipeline_files import load_pipeline
 from histogen.diffusion.settings import AutoencoderSettings, ObjectiveSettings
 from histogen.encoders.timm import build_vit, export_encoder
 from histogen.errors import EncoderError
@@ -237,7 +238,8 @@ def latents(pipeline: Any, tiles: TileSet, indices: np.ndarray) -> torch.Tensor:
         torch.tensor(pipeline.autoencoder.config[key]).view(1, 3, 1, 1) for key in ("latents_mean", "latents_std")
     )
     with torch.no_grad():
-        return (pipeline.autoencoder.encode(signal).latent_dist.mean - mean) / std
+        factor = pipeline.autoencoder.config["scaling_factor"]
+        return (pipeline.autoencoder.encode(signal).latent_dist.mean - mean) * factor / std
 
 
 @pytest.mark.parametrize("how", ["weights of zero", "never told"])
