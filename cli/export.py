@@ -17,7 +17,7 @@ def command(
     format_: Annotated[
         str | None, typer.Option("--format", help="trident, clam (HDF5), webdataset, parquet or anndata.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go, one per store.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go.")] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Embeddings to take along: a name, or the run that made them.")
     ] = None,

@@ -15,7 +15,7 @@ NAME = "import-features"
 def command(
     tiles: Tiles = None,
     features: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with <slide_id>.h5 of CLAM or TRIDENT.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of CLAM or TRIDENT, or of <slide_id>.h5.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the embeddings are called, e.g. the encoder's name.")] = None,
     config: ConfigFile = None,

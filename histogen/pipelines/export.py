@@ -1,4 +1,4 @@
-"""``histogen export``: tile stores in the formats of other tools, one file per store; a shard map over stores."""
+"""``histogen export``: tile stores in the formats of other tools; a shard map over stores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 
 COMMAND = "export"
-SUFFIXES = {"trident": ".h5", "clam": ".h5", "webdataset": ".tar", "parquet": ".parquet", "anndata": ".h5ad"}
+LAST = {
+    "trident": "*/patches/{}_patches.h5",
+    "clam": "h5_files/{}.h5",
+    "webdataset": "{}.tar",
+    "parquet": "{}.parquet",
+    "anndata": "{}.h5ad",
+}
+"""The file of a store that is written last: where it is, the store is done."""
 WRITERS = {
     "trident": "histogen.store.export_hdf5:write_trident",
     "clam": "histogen.store.export_hdf5:write_clam",
@@ -37,7 +44,7 @@ class ExportConfig(BulkConfig):
     tiles: list[Path]
     """Tile stores, folders of them, or manifests."""
     format: str
-    """trident or clam (HDF5), webdataset (tar), parquet, anndata (h5ad)."""
+    """trident or clam (their folders of HDF5), webdataset (tar), parquet, anndata (h5ad)."""
     encoder: str | None = None
     """The embeddings to take along: a name, or the run that made them; not needed when there is one kind, or none."""
     images: bool = False
@@ -52,10 +59,10 @@ class ExportConfig(BulkConfig):
 
 @dataclass(frozen=True)
 class ExportUnit:
-    """One store and the file to make of it."""
+    """One store and the folder that takes its files."""
 
     store: Path
-    file: Path
+    out: Path
     format: str
     encoder: str | None
     images: bool
@@ -80,11 +87,11 @@ def run(config: ExportConfig) -> Outcome:
     _check_embedded(tiles, encoder)
     out = claim_output(config, command=COMMAND, inputs={"tiles": tiles.content_hash})
     remove_temporaries(out)
-    files = {store: out / f"{store.store_id}{SUFFIXES[config.format]}" for store in tiles.stores}
+    last = LAST[config.format]
     units = [
-        ExportUnit(store.path, file, config.format, encoder, config.images, store.num_tiles)
-        for store, file in files.items()
-        if not file.exists()
+        ExportUnit(store.path, out, config.format, encoder, config.images, store.num_tiles)
+        for store in tiles.stores
+        if not any(out.glob(last.format(store.store_id)))
     ]
     report = run_units(
         export_store, units,
@@ -92,8 +99,9 @@ def run(config: ExportConfig) -> Outcome:
         items_done=sum(store.num_tiles for store in tiles.stores) - sum(unit.num_items for unit in units),
     )  # fmt: skip
     if not report.failures:
-        finish_output(out, tiles=len(tiles), files=len(files))
-    summary = f"{out}: {len(files) - len(report.failures)} of {len(files)} stores as {config.format}"
+        finish_output(out, tiles=len(tiles), stores=len(tiles.stores))
+    count = len(tiles.stores)
+    summary = f"{out}: {count - len(report.failures)} of {count} stores as {config.format}"
     return Outcome(out, f"{summary}, in {report.seconds:.1f} s", tuple(map(str, report.failures)))
 
 
@@ -122,7 +130,7 @@ def embedding_name(encoder: str | None) -> str | None:
 
 
 def export_store(unit: ExportUnit) -> dict[str, Any]:
-    """Write the file of one store."""
+    """Write the files of one store."""
     write = resolve(WRITERS, unit.format, what="export format")
     tiles = tiles_of(TileStore.open_(unit.store))
-    return {"tiles": write(tiles, unit.file, encoder=unit.encoder, images=unit.images)}
+    return {"tiles": write(tiles, unit.out, encoder=unit.encoder, images=unit.images)}

@@ -16,7 +16,7 @@ from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines.outputs import Outcome
-from histogen.store.export_hdf5 import SUFFIX, Features, read_features
+from histogen.store.export_hdf5 import SUFFIX, Features, find_features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
 from histogen.store.layout import check_name
 from histogen.store.places import Owner
@@ -32,7 +32,7 @@ class ImportFeaturesConfig(BulkConfig):
     tiles: list[Path]
     """Tile stores of slides, folders of them, or manifests."""
     features: Path
-    """A folder with ``<slide_id>.h5`` for each slide."""
+    """A folder with ``<slide_id>.h5`` for each slide, or the one that CLAM or TRIDENT put it into."""
     name: str
     """What the embeddings are called in the stores, for example the encoder's name."""
     tolerance_px: float = Field(default=1.0, ge=0)
@@ -65,12 +65,13 @@ def run(config: ImportFeaturesConfig) -> Outcome:
     Raises:
         ConfigError: there is no folder of features.
         OutputExistsError: embeddings by this name are there and neither resume nor overwrite is set.
-        StoreError: a store cannot be used.
+        StoreError: a store cannot be used, or the folder has features of several kinds.
     """
     if not config.features.is_dir():
         raise ConfigError(
             f"features '{config.features}' is no folder; give the one with a file for each slide, <slide_id>{SUFFIX}"
         )
+    folder = find_features(config.features)
     rows = f"embeddings/{check_name(config.name, 'name')}"
     stores = TileSet.open_(list(config.tiles)).stores
     done = [] if config.overwrite else [store for store in stores if store.is_complete(rows)]
@@ -81,7 +82,7 @@ def run(config: ImportFeaturesConfig) -> Outcome:
     units = [
         FeatureUnit(
             s.path,
-            config.features / f"{s.store_id}{SUFFIX}",
+            folder / f"{s.store_id}{SUFFIX}",
             rows,
             config.tolerance_px,
             config.patch_size_l0,

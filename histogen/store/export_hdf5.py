@@ -1,11 +1,14 @@
-"""HDF5 as CLAM and TRIDENT write it: ``features`` [N, D] and ``coords`` [N, 2], one file per slide; and back.
+"""CLAM's and TRIDENT's folders: ``features`` [N, D] and ``coords`` [N, 2] in one HDF5 file per slide; and back.
 
-``coords`` are the left top corners in level-0 pixels. Their attributes differ: TRIDENT's ``patch_size`` is in pixels at
-the target magnification (with ``patch_size_level0`` beside it), CLAM's in pixels of ``patch_level``, here 0.
+CLAM: ``h5_files/ID.h5`` and ``pt_files/ID.pt``, the features alone. TRIDENT: ``patches/ID_patches.h5`` and
+``features_ENCODER/ID.h5`` in a folder named after the tiles, ``20x_256px_0px_overlap``. ``coords`` are left top corners
+in level-0 pixels. TRIDENT's ``patch_size`` is in pixels at its ``target_magnification``, CLAM's in pixels of
+``patch_level``, here 0: so what CLAM is given states one magnification, and TRIDENT reads the same squares from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,67 @@ from histogen.store.tile_set import TileSet
 SUFFIX = ".h5"
 
 
-def write_trident(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
+def find_features(folder: Path) -> Path:
+    """Return the folder of ``ID.h5`` that lies in ``folder`` as CLAM and TRIDENT arrange theirs, else ``folder``.
+
+    Raises:
+        StoreError: there are several.
+    """
+    if any(folder.glob(f"*{SUFFIX}")):
+        return folder
+    patterns = ("h5_files", "features_*", "*/features_*")
+    found = sorted({inner for pattern in patterns for inner in folder.glob(pattern) if any(inner.glob(f"*{SUFFIX}"))})
+    if len(found) > 1:
+        names = ", ".join(f"'{inner.relative_to(folder)}'" for inner in found)
+        raise StoreError(f"folder '{folder}' has features in {names}; give one of these")
+    return found[0] if found else folder
+
+
+def write_trident(tiles: TileSet, out: Path, *, encoder: str | None, images: bool) -> int:
     """Write one store as TRIDENT does; return the number of tiles."""
-    return _write(tiles, file, encoder, images, _trident_attributes)
+    store, place = tiles.stores[0], placement_of(tiles)
+    said = _attributes(tiles, place) | {
+        "patch_size": store.tile_px,
+        "patch_size_level0": round(place.size_l0),
+        "target_magnification": round(MICRONS_TIMES_POWER / place.mpp),
+        "overlap": place.overlap_px,
+    }
+    power, side, overlap = said["target_magnification"], store.tile_px, place.overlap_px
+    folder = out / f"{power}x_{side}px_{overlap}px_overlap"
+    arrays: dict[str, NDArray[Any]] = {"coords": _corners(place), **_pixels(tiles, images)}
+    features = embeddings_of(tiles, encoder)
+    if features is not None:
+        name = encoder or tiles.embedding_names[0]
+        file = folder / f"features_{name}" / f"{store.store_id}.h5"
+        _write(file, {"features": features, "coords": arrays["coords"]}, said)
+    _write(folder / "patches" / f"{store.store_id}_patches.h5", arrays, said)
+    return len(tiles)
 
 
-def write_clam(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
+def write_clam(tiles: TileSet, out: Path, *, encoder: str | None, images: bool) -> int:
     """Write one store as CLAM does; return the number of tiles."""
-    return _write(tiles, file, encoder, images, _clam_attributes)
+    store, place = tiles.stores[0], placement_of(tiles)
+    side, said = round(place.size_l0), _attributes(tiles, place)
+    extent = [said[key] for key in ("level0_width", "level0_height") if key in said]
+    said |= {
+        "patch_size": side,
+        "patch_size_level0": side,
+        "patch_level": 0,
+        "downsample": np.ones(2),
+        "target_magnification": said["level0_magnification"],
+        "overlap": round(place.overlap_px * place.size_l0 / store.tile_px),
+        **({"level_dim": extent, "downsampled_level_dim": extent} if extent else {}),
+    }
+    arrays: dict[str, NDArray[Any]] = {"coords": _corners(place), **_pixels(tiles, images)}
+    features = embeddings_of(tiles, encoder)
+    if features is not None:
+        import torch  # writes the tensor that CLAM reads
+
+        arrays["features"] = features
+        with whole_file(out / "pt_files" / f"{store.store_id}.pt") as temporary:
+            torch.save(torch.from_numpy(features), temporary)
+    _write(out / "h5_files" / f"{store.store_id}.h5", arrays, said)
+    return len(tiles)
 
 
 @dataclass(frozen=True)
@@ -77,30 +133,25 @@ def read_features(file: Path, owner: Owner) -> Features:
     return Features(values, coords, places.side)
 
 
-def _write(tiles: TileSet, file: Path, encoder: str | None, images: bool, attributes_of: Any) -> int:
+def _write(file: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
     h5py = needed("h5py")
-    store, place = tiles.stores[0], placement_of(tiles)
-    features = embeddings_of(tiles, encoder)
     with whole_file(file) as temporary, h5py.File(temporary, "w") as h5:
-        coords = np.stack([place.x_l0, place.y_l0], axis=1).round().astype(np.int64)
-        h5.create_dataset("coords", data=coords).attrs.update(attributes_of(store.store_id, store.tile_px, place))
-        if features is not None:
-            h5.create_dataset("features", data=features)
-        if images:
-            h5.create_dataset("imgs", data=tiles.read_tiles(np.arange(len(tiles))))
-    return len(tiles)
+        for name, array in arrays.items():
+            h5.create_dataset(name, data=array)
+        h5["coords"].attrs.update(said)
 
 
-def _trident_attributes(name: str, tile_px: int, place: Placement) -> dict[str, Any]:
-    return {
-        "patch_size": tile_px,
-        "patch_size_level0": round(place.size_l0),
-        "level0_magnification": round(place.power),
-        "target_magnification": round(MICRONS_TIMES_POWER / place.mpp),
-        "overlap": place.overlap_px,
-        "name": name,
-    }
+def _attributes(tiles: TileSet, place: Placement) -> dict[str, Any]:
+    """Return what both tools say of a slide."""
+    store = tiles.stores[0]
+    width, height = store.provenance["slide"].get("extent") or (None, None)
+    sides = {} if width is None else {"level0_width": width, "level0_height": height}
+    return {"level0_magnification": round(place.power), "name": store.store_id, **sides}
 
 
-def _clam_attributes(name: str, _tile_px: int, place: Placement) -> dict[str, Any]:
-    return {"patch_size": round(place.size_l0), "patch_level": 0, "downsample": np.ones(2), "name": name}
+def _corners(place: Placement) -> NDArray[np.int64]:
+    return np.stack([place.x_l0, place.y_l0], axis=1).round().astype(np.int64)
+
+
+def _pixels(tiles: TileSet, images: bool) -> dict[str, NDArray[np.uint8]]:
+    return {"imgs": tiles.read_tiles(np.arange(len(tiles)))} if images else {}

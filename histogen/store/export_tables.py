@@ -15,7 +15,7 @@ from histogen.store.jpeg import complete_jpeg
 from histogen.store.tile_set import TileSet
 
 
-def write_parquet(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
+def write_parquet(tiles: TileSet, out: Path, *, encoder: str | None, images: bool) -> int:
     """Write ``id``, ``store_id``, ``tile_index``, the columns, ``embedding`` and (asked for) ``image``, a JPEG."""
     arrow, parquet = needed("pyarrow"), needed("pyarrow.parquet")
     store, indices = tiles.stores[0], np.arange(len(tiles))
@@ -34,12 +34,12 @@ def write_parquet(tiles: TileSet, file: Path, *, encoder: str | None, images: bo
             [complete_jpeg(tiles.read_payload(i), store.jpeg) for i in indices.tolist()], arrow.binary()
         )
     table = arrow.table(data).replace_schema_metadata({"histogen": json.dumps(store.attributes)})
-    with whole_file(file) as temporary:
+    with whole_file(out / f"{store.store_id}.parquet") as temporary:
         parquet.write_table(table, temporary)
     return len(tiles)
 
 
-def write_anndata(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
+def write_anndata(tiles: TileSet, out: Path, *, encoder: str | None, images: bool) -> int:
     """Write embeddings as ``X``, columns as ``obs``, and the tiles' centres (level-0 pixels) as ``obsm["spatial"]``.
 
     Raises:
@@ -60,6 +60,6 @@ def write_anndata(tiles: TileSet, file: Path, *, encoder: str | None, images: bo
     if store.kind == "slide":
         place = placement_of(tiles)
         table.obsm["spatial"] = np.stack([place.x_l0, place.y_l0], axis=1) + place.size_l0 / 2
-    with whole_file(file) as temporary:
+    with whole_file(out / f"{store.store_id}.h5ad") as temporary:
         table.write_h5ad(temporary)
     return len(tiles)

@@ -16,13 +16,16 @@ from histogen.store.jpeg import complete_jpeg
 from histogen.store.tile_set import TileSet
 
 
-def write_webdataset(tiles: TileSet, file: Path, *, encoder: str | None, images: bool) -> int:
+def write_webdataset(tiles: TileSet, out: Path, *, encoder: str | None, images: bool) -> int:
     """Write one store as a tar; ``images`` is always so. Embeddings go along as ``<key>.npy`` where there are some."""
     del images
     store, columns = tiles.stores[0], columns_of(tiles)
     embeddings = embeddings_of(tiles, encoder)
     stem = store.store_id.replace(".", "_")  # WebDataset ends a key at its first dot
-    with whole_file(file) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        whole_file(out / f"{store.store_id}.tar") as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for position, index in enumerate(tiles.tile_index_of(np.arange(len(tiles))).tolist()):
             key = f"{stem}-{index:08d}"
             facts = {name: _plain(values[position]) for name, values in columns.items()}

@@ -26,7 +26,7 @@ from histogen.store.tile_store import TileStore
 from histogen.testing.contracts import drawn_tiles
 
 COUNT, TILE_PX, ABSENT = 12, 16, 4
-SLIDE = {"name": "S.1.svs", "mpp": [0.2325, 0.2325], "objective_power": 40.0}
+SLIDE = {"name": "S.1.svs", "mpp": [0.2325, 0.2325], "objective_power": 40.0, "extent": [7000, 1500]}
 KEPT = [i for i in range(COUNT) if i != ABSENT]
 
 
@@ -58,31 +58,53 @@ def vectors() -> np.ndarray:
 def exported(store: TileStore, out: Path, format_: str, **settings: object) -> Path:
     outcome = run(ExportConfig(tiles=[store.path], format=format_, out=out, **settings))
     assert not outcome.failures
-    return next(path for path in out.iterdir() if path.name.startswith(store.store_id))
+    inner = {"trident": "*/features_*", "clam": "h5_files"}.get(format_, ".")
+    return next(path for path in out.glob(f"{inner}/*") if path.name.startswith(store.store_id))
 
 
-def test_trident_files_hold_features_corners_and_their_attributes(tmp_path: Path) -> None:
+CORNERS = [[round(550.5 * i), round(550.5 * (i % 3))] for i in KEPT]
+
+
+def test_tridents_folder_is_what_trident_reads(tmp_path: Path) -> None:
+    """Its slide encoders read the features, the corners and their attributes; its patch encoders the corners."""
     h5py = pytest.importorskip("h5py")
     file = exported(write_store(tmp_path), tmp_path / "out", "trident")
-    assert file.name == "S.1.h5"
+    folder = tmp_path / "out" / "20x_16px_4px_overlap"  # magnification, side and overlap at that magnification
+    assert file == folder / "features_e" / "S.1.h5"
     with h5py.File(file) as h5:
         np.testing.assert_array_equal(h5["features"][:], vectors()[KEPT])
         assert h5["features"].dtype == np.float32
-        expected = [[round(550.5 * i), round(550.5 * (i % 3))] for i in KEPT]
-        np.testing.assert_array_equal(h5["coords"][:], expected)
-        attributes = dict(h5["coords"].attrs)
-    assert attributes["patch_size"] == 16
-    assert attributes["patch_size_level0"] == round(16 * 0.5 / 0.2325)
-    assert (attributes["level0_magnification"], attributes["target_magnification"]) == (40, 20)
-    assert (attributes["overlap"], attributes["name"]) == (4, "S.1")
+    for path in (file, folder / "patches" / "S.1_patches.h5"):
+        with h5py.File(path) as h5:
+            attributes = dict(h5["coords"].attrs)
+            np.testing.assert_array_equal(h5["coords"][:], CORNERS)
+            assert h5["coords"].dtype == np.int64
+        assert attributes == {
+            "patch_size": 16, "patch_size_level0": round(16 * 0.5 / 0.2325), "level0_magnification": 40,
+            "target_magnification": 20, "overlap": 4, "name": "S.1", "level0_width": 7000, "level0_height": 1500,
+        }  # fmt: skip
 
 
-def test_clam_files_state_the_size_at_level_0_and_may_hold_pixels(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
+def test_clams_folder_is_what_clam_and_trident_read(tmp_path: Path) -> None:
+    """CLAM trains on pt_files, or on h5_files; it cuts patch_size pixels of patch_level at coords of level 0."""
+    h5py, torch = pytest.importorskip("h5py"), pytest.importorskip("torch")
     store = write_store(tmp_path)
-    with h5py.File(exported(store, tmp_path / "out", "clam", images=True)) as h5:
-        assert (h5["coords"].attrs["patch_size"], h5["coords"].attrs["patch_level"]) == (34, 0)
+    file = exported(store, tmp_path / "out", "clam", images=True)
+    assert file == tmp_path / "out" / "h5_files" / "S.1.h5"
+    bag = torch.load(tmp_path / "out" / "pt_files" / "S.1.pt", weights_only=True)
+    assert (type(bag), bag.dtype) == (torch.Tensor, torch.float32)
+    np.testing.assert_array_equal(bag.numpy(), vectors()[KEPT])
+    with h5py.File(file) as h5:
+        np.testing.assert_array_equal(h5["features"][:], bag.numpy())
+        np.testing.assert_array_equal(h5["coords"][:], CORNERS)
         np.testing.assert_array_equal(h5["imgs"][:], TileSet.open_(store.path).read_tiles(np.arange(11)))
+        said = dict(h5["coords"].attrs)
+    assert (said["patch_size"], said["patch_level"], said["downsample"].tolist()) == (34, 0, [1, 1])
+    assert said["level_dim"].tolist() == said["downsampled_level_dim"].tolist() == [7000, 1500]
+    # TRIDENT's: patch_size pixels at target_magnification are patch_size_level0 of level 0
+    side = said["patch_size"] * said["level0_magnification"] // said["target_magnification"]
+    assert side == said["patch_size_level0"] == round(16 * 0.5 / 0.2325)
+    assert said["overlap"] == round(4 * 0.5 / 0.2325)
 
 
 @pytest.mark.parametrize("format_", ["trident", "clam"])
@@ -104,6 +126,19 @@ def test_features_come_back_as_they_went(tmp_path: Path, format_: str) -> None:
     other.write_all_rows("embeddings/uni", np.zeros((COUNT, 3), np.float32))
     assert not import_features(config.model_copy(update={"overwrite": True})).failures
     np.testing.assert_array_equal(TileStore.open_(other.path).read_rows("embeddings/uni"), vectors())
+
+
+def test_of_several_features_in_a_folder_one_must_be_named(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    store = write_store(tmp_path)
+    file = exported(store, tmp_path / "job", "trident")
+    other = file.parents[1] / "features_f"
+    other.mkdir()
+    (other / file.name).write_bytes(file.read_bytes())
+    config = ImportFeaturesConfig(tiles=[store.path], features=tmp_path / "job", name="f")
+    with pytest.raises(StoreError, match=r"'20x_16px_4px_overlap/features_e', '20x_.*/features_f'; give one of these"):
+        import_features(config)
+    assert not import_features(config.model_copy(update={"features": other})).failures
 
 
 def test_features_that_do_not_fit_are_a_sentence(tmp_path: Path) -> None:
@@ -176,7 +211,7 @@ def test_features_are_matched_by_place_and_size_and_none_is_lost_unsaid(tmp_path
 def test_overwrite_keeps_the_old_features_until_the_new_are_known_good(tmp_path: Path, spoil: str) -> None:
     pytest.importorskip("h5py")
     store = write_store(tmp_path)
-    file = exported(store, tmp_path / "h5", "trident")
+    file = exported(store, tmp_path / "h5", "clam")
     config = ImportFeaturesConfig(tiles=[store.path], features=tmp_path / "h5", name="uni")
     assert not import_features(config).failures
     before = TileStore.open_(store.path).read_rows("embeddings/uni")
@@ -252,7 +287,7 @@ def test_what_a_format_cannot_hold_is_a_sentence_and_the_other_stores_are_done(t
     outcome = run(ExportConfig(tiles=[tmp_path / "tiles"], format="trident", out=tmp_path / "out"))
     assert outcome.exit_code == 1
     assert "photos.zarr' (natural) has no places on a slide" in outcome.failures[0]
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.h5")) == ["S.1.h5"]
+    assert [path.name for path in (tmp_path / "out").glob("*/features_e/*.h5")] == ["S.1.h5"]
     bare = write_store(tmp_path / "bare", embeddings=False)
     outcome = run(ExportConfig(tiles=[bare.path], format="anndata", out=tmp_path / "ann"))
     assert "needs embeddings" in outcome.failures[0]
