@@ -15,7 +15,7 @@ NAME = "export"
 def command(
     tiles: Tiles = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="trident, clam (HDF5), webdataset, parquet or anndata.")
+        str | None, typer.Option("--format", help="trident, clam, webdataset, parquet, anndata or geojson.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go.")] = None,
     encoder: Annotated[

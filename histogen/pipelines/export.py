@@ -27,6 +27,7 @@ LAST = {
     "webdataset": "{}.tar",
     "parquet": "{}.parquet",
     "anndata": "{}.h5ad",
+    "geojson": "{}.geojson",
 }
 """The file of a store that is written last: where it is, the store is done."""
 WRITERS = {
@@ -35,6 +36,7 @@ WRITERS = {
     "webdataset": "histogen.store.export_webdataset:write_webdataset",
     "parquet": "histogen.store.export_tables:write_parquet",
     "anndata": "histogen.store.export_tables:write_anndata",
+    "geojson": "histogen.store.export_geojson:write_geojson",
 }
 
 
@@ -44,7 +46,8 @@ class ExportConfig(BulkConfig):
     tiles: list[Path]
     """Tile stores, folders of them, or manifests."""
     format: str
-    """trident or clam (their folders of HDF5), webdataset (tar), parquet, anndata (h5ad)."""
+    """trident or clam (their folders of HDF5), webdataset (tar), parquet, anndata (h5ad), geojson
+    (for QuPath)."""
     encoder: str | None = None
     """The embeddings to take along: a name, or the run that made them; not needed when there is one kind, or none."""
     images: bool = False

@@ -1,10 +1,9 @@
-"""Regions of a slide with classes: what share of a tile they cover, its label, and tiles as GeoJSON."""
+"""Regions of a slide with classes: what share of a tile they cover, and its label."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,24 +159,3 @@ def label_tiles(
         known[b] if known and s[b] > 0 and s[b] >= min_share - 1e-9 else None
         for b, s in zip(best.tolist(), shares, strict=True)
     ]
-
-
-def tiles_geojson(
-    x: np.ndarray, y: np.ndarray, size_l0: tuple[float, float], properties: Sequence[Mapping[str, Any]]
-) -> str:
-    """Return tiles as a GeoJSON FeatureCollection that QuPath imports as tiles.
-
-    ``x``, ``y`` are in level-0 pixels from where QuPath counts on this slide.
-    """
-    features = []
-    for left, top, values in zip(x.tolist(), y.tolist(), properties, strict=True):
-        right, bottom = left + size_l0[0], top + size_l0[1]
-        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {"type": "Polygon", "coordinates": [ring]},
-                "properties": {"objectType": "tile", **values},
-            }
-        )
-    return json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))

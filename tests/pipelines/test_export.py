@@ -26,7 +26,8 @@ from histogen.store.tile_store import TileStore
 from histogen.testing.contracts import drawn_tiles
 
 COUNT, TILE_PX, ABSENT = 12, 16, 4
-SLIDE = {"name": "S.1.svs", "mpp": [0.2325, 0.2325], "objective_power": 40.0, "extent": [7000, 1500]}
+SLIDE = {"name": "S.1.svs", "mpp": [0.2325, 0.2325], "objective_power": 40.0, "extent": [7000, 1500],
+         "bounds_l0": [100, 50, 6800, 1400]}  # fmt: skip
 KEPT = [i for i in range(COUNT) if i != ABSENT]
 
 
@@ -254,6 +255,31 @@ def test_a_webdataset_holds_the_jpegs_byte_for_byte(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.load(io.BytesIO(files[f"{key}.npy"])), vectors()[index])
     again = exported(store, tmp_path / "again", "webdataset")
     assert again.read_bytes() == file.read_bytes()
+
+
+def test_geojson_is_what_qupath_reads(tmp_path: Path) -> None:
+    """As QuPath's reader does: objectType, classification.name, numbers in measurements, texts in metadata."""
+    store = write_store(tmp_path / "a")
+    scores = np.where(np.arange(COUNT) == 2, np.nan, 0.123456789 * np.arange(COUNT)).astype(np.float32)
+    store.create_rows("columns/tumour_score", (COUNT,), "float32")
+    store.write_all_rows("columns/tumour_score", scores)
+    store.commit("columns/tumour_score", 0, {})
+    content = json.loads(exported(store, tmp_path / "out", "geojson").read_text())
+    assert content["type"] == "FeatureCollection"
+    assert len(content["features"]) == len(KEPT)
+    side = 16 * 0.5 / 0.2325
+    for i, feature in zip(KEPT, content["features"], strict=True):
+        said = feature["properties"]
+        assert (feature["type"], said["objectType"]) == ("Feature", "tile")
+        assert said.get("classification") == ({"name": "tumour"} if i % 2 else None)
+        measured = {k: float(v) for k, v in said.get("measurements", {}).items()}
+        assert measured == ({} if i == 2 else {"tumour_score": pytest.approx(scores[i], rel=1e-5)})
+        (ring,) = feature["geometry"]["coordinates"]
+        assert ring[0] == ring[-1]
+        x, y = 550.5 * i - 100, 550.5 * (i % 3) - 50  # QuPath counts from the corner of what was scanned
+        np.testing.assert_allclose([min(ring), max(ring)], [[x, y], [x + side, y + side]])
+    refused = ExportConfig(tiles=[store.path], format="geojson", out=tmp_path / "no", encoder="e")
+    assert "GeoJSON holds no embeddings ('e')" in run(refused).failures[0]
 
 
 def test_parquet_holds_a_row_per_tile(tmp_path: Path) -> None:

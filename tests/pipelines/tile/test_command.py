@@ -391,7 +391,7 @@ def test_region_of_interest_in_and_kept_tiles_out_as_geojson(slides: Path, tmp_p
     features = json.loads((tmp_path / "part" / "geojson" / "s0.geojson").read_text())["features"]
     assert [f["geometry"]["coordinates"][0][0][0] for f in features] == x_part.tolist()
     for name in ("tissue_fraction", "focus", "blank"):
-        said = [f["properties"][name] for f in features]
+        said = [f["properties"]["measurements"][name] for f in features]
         assert np.allclose(said, part.read_rows(f"columns/{name}"), atol=1e-4)
     (tmp_path / "empty").mkdir()
     without = tile([slides / "s0.svs"], tmp_path / "none", roi=tmp_path / "empty")
