@@ -35,7 +35,7 @@ WRITERS = {
     "clam": "histogen.store.export_hdf5:write_clam",
     "webdataset": "histogen.store.export_webdataset:write_webdataset",
     "parquet": "histogen.store.export_tables:write_parquet",
-    "anndata": "histogen.store.export_tables:write_anndata",
+    "anndata": "histogen.store.export_anndata:write_anndata",
     "geojson": "histogen.store.export_geojson:write_geojson",
 }
 

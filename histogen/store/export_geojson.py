@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from histogen.errors import StoreError
-from histogen.store.export_rows import columns_of, placement_of, whole_file
+from histogen.files import whole_file
+from histogen.store.export_rows import columns_of, placement_of
 from histogen.store.tile_set import TileSet
 
 NO_MEASUREMENTS = ("x_l0", "y_l0", "content_hash")

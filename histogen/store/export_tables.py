@@ -1,4 +1,4 @@
-"""Parquet and AnnData: one row per tile, with every column and the embedding."""
+"""Parquet: one row per tile, with every column and the embedding."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from histogen.errors import StoreError
 from histogen.files import whole_file
-from histogen.store.export_rows import columns_of, embeddings_of, needed, placement_of
+from histogen.store.export_rows import columns_of, embeddings_of, needed
 from histogen.store.jpeg import complete_jpeg
 from histogen.store.tile_set import TileSet
 
@@ -36,30 +35,4 @@ def write_parquet(tiles: TileSet, out: Path, *, encoder: str | None, images: boo
     table = arrow.table(data).replace_schema_metadata({"histogen": json.dumps(store.attributes)})
     with whole_file(out / f"{store.store_id}.parquet") as temporary:
         parquet.write_table(table, temporary)
-    return len(tiles)
-
-
-def write_anndata(tiles: TileSet, out: Path, *, encoder: str | None, images: bool) -> int:
-    """Write embeddings as ``X``, columns as ``obs``, and the tiles' centres (level-0 pixels) as ``obsm["spatial"]``.
-
-    Raises:
-        StoreError: there are no embeddings, or images were asked for.
-    """
-    anndata, pandas = needed("anndata"), needed("pandas")
-    store = tiles.stores[0]
-    embeddings = embeddings_of(tiles, encoder)
-    if embeddings is None or images:
-        why = "holds no images" if images else f"needs embeddings, store '{store.path}' has none; run embed first"
-        raise StoreError(f"AnnData {why}")
-    columns = {k: v for k, v in columns_of(tiles).items() if getattr(v, "ndim", 1) == 1}
-    obs = pandas.DataFrame(columns, index=tiles.ids())
-    for name in obs.columns:
-        if tiles.categories(name):
-            obs[name] = pandas.Categorical(obs[name], categories=tiles.categories(name))
-    table = anndata.AnnData(X=embeddings, obs=obs, uns={"histogen": json.dumps(store.attributes)})
-    if store.kind == "slide":
-        place = placement_of(tiles)
-        table.obsm["spatial"] = np.stack([place.x_l0, place.y_l0], axis=1) + place.size_l0 / 2
-    with whole_file(out / f"{store.store_id}.h5ad") as temporary:
-        table.write_h5ad(temporary)
     return len(tiles)

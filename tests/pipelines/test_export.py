@@ -304,6 +304,33 @@ def test_anndata_holds_embeddings_labels_and_centres(tmp_path: Path) -> None:
     assert table.obs["label"].isna().tolist() == [i % 2 == 0 for i in KEPT]
     half = 16 * 0.5 / 0.2325 / 2
     np.testing.assert_allclose(table.obsm["spatial"][:, 0], 550.5 * np.array(KEPT) + half)
+    assert table.obs["tile_id"].tolist() == KEPT
+    assert set(table.obs["library_id"]) == set(table.uns["spatial"]) == {"S.1"}
+
+
+def test_anndata_says_where_tiles_are_as_scanpy_spatialdata_and_lazyslide_do(tmp_path: Path) -> None:
+    """Spots of scanpy, drawn on the picture, lie on their own tiles; LazySlide's spec gives the tile's side."""
+    anndata = pytest.importorskip("anndata")
+    store = write_store(tmp_path)
+    table = anndata.read_h5ad(exported(store, tmp_path / "out", "anndata"))
+    shown, spec = table.uns["spatial"]["S.1"], table.uns["tile_spec"]
+    picture, scale = shown["images"]["hires"], shown["scalefactors"]["tissue_hires_scalef"]
+    assert (picture.dtype, picture.shape) == (np.uint8, (round(1500 * scale), 2000, 3))
+    assert scale == 2000 / 7000
+    side = shown["scalefactors"]["spot_diameter_fullres"]
+    assert side == pytest.approx(16 * 0.5 / 0.2325)
+    assert spec["width"] * spec["base_downsample"] == spec["height"] * spec["ops_downsample"] == pytest.approx(side)
+    assert (spec["stride_width"], spec["mpp"], spec["ops_level"]) == (12, 0.5, 0)
+    for (x, y), i in zip(table.obsm["spatial"], KEPT, strict=True):
+        left, top, right, bottom = (round((v + d * side / 2) * scale) for d in (-1, 1) for v in (x, y))
+        tile = TileSet.open_(store.path).read_tiles(np.array([KEPT.index(i)]))[0].astype(float)
+        rows, columns = bottom - top, right - left
+        fine = tile.repeat(rows, axis=0).repeat(columns, axis=1)  # so that each pixel of the picture is whole ones
+        mean = fine.reshape(rows, 16, columns, 16, 3).mean(axis=(1, 3))
+        np.testing.assert_allclose(picture[top:bottom, left:right], mean, atol=0.6)
+    attributes = table.uns["spatialdata_attrs"]
+    assert set(table.obs[attributes["region_key"]]) == {attributes["region"]}
+    assert table.obs[attributes["instance_key"]].is_unique
 
 
 def test_what_a_format_cannot_hold_is_a_sentence_and_the_other_stores_are_done(tmp_path: Path) -> None:
