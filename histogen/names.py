@@ -19,6 +19,7 @@ from histogen.errors import ConfigError
 READERS = {
     "native": "histogen.slides.native:NativeSlide",
     "image": "histogen.slides.flat:FlatSlide",
+    "ngff": "histogen.slides.ngff:NgffSlide",
     "openslide": "histogen.slides.openslide:OpenSlideSlide",
     "tiatoolbox": "histogen.slides.tiatoolbox:TiatoolboxSlide",
 }

@@ -28,7 +28,7 @@ HEAVY = {
     "distributed": {"compute"},
     "openslide": {"slides"},
     "tiatoolbox": {"slides", "tiles"},
-    "zarr": {"store", "testing"},
+    "zarr": {"slides", "store", "testing"},
     "tornado": {"view"},
     "umap": {"view"},
     "matplotlib": {"plot"},

@@ -14,6 +14,7 @@ from histogen.errors import HistogenError, MissingMppError, RefusedSlideError, S
 from histogen.geometry import BoxL0, Extent, Mpp
 from histogen.names import READERS, plain_name, resolve
 from histogen.slides.dicom import dicom_slide
+from histogen.slides.ngff_metadata import is_ngff
 from histogen.slides.pyramid import Stored, settle
 from histogen.slides.resample import read_resampled
 from histogen.slides.tiff_metadata import is_tiff
@@ -36,7 +37,7 @@ LEVEL_TOLERANCE = 1.001
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2"))
 """Flat images, which no slide library is needed for."""
-TIATOOLBOX_SUFFIXES = (".jp2", ".zarr")
+TIATOOLBOX_SUFFIXES = (".jp2",)
 """Files that TIAToolbox may open where no other reader does."""
 
 
@@ -300,10 +301,12 @@ def _printable(text: str) -> str:
 def _readers_for(path: Path) -> list[str]:
     """TIAToolbox takes seconds to import (torch comes with it): only files that it may know better are its own."""
     is_image, tiff = path.suffix.lower() in IMAGE_SUFFIXES, path.is_file() and is_tiff(path)
+    ngff = path.suffix == ".zarr" or is_ngff(path)
     may = {
         "native": tiff,
         "image": is_image and not tiff,
-        "openslide": path.suffix != ".zarr" and (tiff or not is_image),
+        "ngff": ngff,
+        "openslide": not ngff and (tiff or not is_image),
         "tiatoolbox": path.suffix.lower() in TIATOOLBOX_SUFFIXES,
     }
     return [name for name in READERS if may[name]]
@@ -336,7 +339,8 @@ def _text(mpp: Mpp) -> str:
 
 def slide_id_of(path: Path) -> str:
     """Return the id of a slide from its name, as :func:`histogen.names.plain_name` writes it."""
-    stem = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
+    plain_folder = path.is_dir() and path.suffix != ".zarr"
+    stem = path.name if plain_folder else path.name.removesuffix(path.suffix)
     return plain_name(stem.removesuffix(".ome"))
 
 
@@ -346,7 +350,7 @@ def _check_plausible(slide: BaseSlide) -> None:
     Raises:
         RefusedSlideError: it does.
     """
-    dicom = None if slide.path.suffix == ".zarr" else dicom_slide(slide.path)
+    dicom = None if slide.reader_name == "ngff" else dicom_slide(slide.path)
     if slide.path.suffix.lower() in WITH_FOLDER or (dicom is None and slide.path.is_dir()):
         return  # its bytes lie elsewhere
     size = sum(file.stat().st_size for file in ([slide.path] if dicom is None else dicom.files))

@@ -22,6 +22,7 @@ from histogen.slides.dicom import (
     read_dicom,
     without_lower,
 )
+from histogen.slides.ngff_metadata import METADATA, is_ngff
 from histogen.slides.tiff_metadata import is_tiff_head
 
 SLIDES = ".svs .tif .tiff .btf .tf2 .tf8 .ptif .ptiff .qptiff .ndpi .mrxs .scn .vms .vmu .svslide .bif .czi .jp2"
@@ -118,7 +119,7 @@ def _sources(paths: list[Path], left: list[Left]) -> Iterator[SlideRecord]:
             raise ConfigError(
                 f"'{path}' is no slide; a list of slides is a CSV file with a column path (docs/formats.md): save it so"
             )
-        elif path.is_dir() and path.suffix != ".zarr":
+        elif path.is_dir() and path.suffix != ".zarr" and not is_ngff(path):
             beside: list[Left] = []
             found = list(_in_folder(path, beside, set()))
             if not found:
@@ -174,8 +175,10 @@ def _in_folder(folder: Path, left: list[Left], seen: set[Path]) -> Iterator[Slid
         return
     yield from (SlideRecord(path, _id_of(path)) for path in sorted([*files, *(slide.path for slide in slides)]))
     for inner in folders:
-        if inner.suffix == ".zarr":
-            left.append(Left(inner, "a Zarr folder is taken when it is named itself"))
+        if is_ngff(inner):
+            yield SlideRecord(inner, _id_of(inner))
+        elif inner.suffix == ".zarr":
+            left.append(Left(inner, "a Zarr folder, but no image of OME-Zarr"))
         elif not any((folder / f"{inner.name}{suffix}").exists() for suffix in WITH_FOLDER):
             yield from _in_folder(inner, left, seen)
 
@@ -226,7 +229,7 @@ def _empty(folder: Path, left: list[Left]) -> str:
     if stores:
         return (
             f"folder '{folder}' holds no slides, but {_names(stores)}: tile stores are made already, and are given to "
-            "the other commands; for slides in Zarr, name them themselves"
+            "the other commands"
         )
     images = [one.path for one in left if one.reason == LOOKS_LIKE_IMAGES]
     if images:
@@ -258,9 +261,12 @@ def fingerprint(path: Path) -> str:
     """
     files = _files_of(path)
     digest = hashlib.sha256()
+    sampled = _sampled(files) if is_ngff(path) else set(files)
     for file in files:
         size = file.stat().st_size
         digest.update(f"{'' if files == [path] else file.name}:{size};".encode())
+        if file not in sampled:
+            continue
         step = max(SAMPLE_BYTES, (size - SAMPLE_BYTES) // (NUM_SAMPLES - 1))
         with file.open("rb") as stream:
             for offset in sorted({*range(0, size, step), max(0, size - SAMPLE_BYTES)}):
@@ -269,8 +275,14 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _sampled(files: list[Path]) -> set[Path]:
+    """Of an image in many files: what it says of itself, and some of its chunks."""
+    about = [file for file in files if file.name in METADATA]
+    return {*about, *files[:: max(1, len(files) // NUM_SAMPLES)]}
+
+
 def _files_of(path: Path) -> list[Path]:
-    if path.suffix == ".zarr" and path.is_dir():
+    if is_ngff(path):
         return sorted(file for file in path.rglob("*") if file.is_file())
     dicom = dicom_slide(path)
     return [path] if dicom is None else sorted(dicom.files)

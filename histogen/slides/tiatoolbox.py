@@ -1,4 +1,4 @@
-"""Slides that OpenSlide cannot open, through TIAToolbox: some OME-TIFF and NGFF images, JPEG 2000, flat images."""
+"""Slides that OpenSlide cannot open, through TIAToolbox: some OME-TIFF images, JPEG 2000, flat images."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TiatoolboxSlide(BaseSlide):
 
 def _open_reader(slide: BaseSlide) -> Any:
     reader = _wsi_reader()
-    if slide.path.suffix != ".zarr" and dicom_slide(slide.path) is not None:
+    if dicom_slide(slide.path) is not None:
         raise SlideError("DICOM is read by OpenSlide")
     return reader.open(slide.path, post_proc=None)  # else channels are mixed to colours
 

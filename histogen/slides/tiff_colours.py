@@ -32,7 +32,7 @@ def colour_planes(tiff: Any, ome: OmeImage) -> tuple[int, int, int] | None:
         names = [channel.get("Name", "") for channel in ome.channels]
         are_dyes = len(names) > 1 and any(not NO_NAME.fullmatch(n) for n in names) and not colour_order(ome.channels)
         if first.samplesperpixel > 4 or are_dyes:
-            raise RefusedSlideError(_refusal(max(first.samplesperpixel, len(names)), names))
+            raise RefusedSlideError(refusal(max(first.samplesperpixel, len(names)), names))
         return None
     channels: Sequence[Mapping[str, str]] = ome.channels
     count = sum(int(channel.get("SamplesPerPixel", "1")) for channel in channels)
@@ -44,7 +44,7 @@ def colour_planes(tiff: Any, ome: OmeImage) -> tuple[int, int, int] | None:
         return None
     order = colour_order(channels) if len(channels) == count == 3 else None
     if order is None:
-        raise RefusedSlideError(_refusal(count, [channel.get("Name", "") for channel in channels]))
+        raise RefusedSlideError(refusal(count, [channel.get("Name", "") for channel in channels]))
     return order
 
 
@@ -89,7 +89,8 @@ def _num_alpha(page: Any) -> int:
     return sum(int(kind) in (1, 2) for kind in page.extrasamples)
 
 
-def _refusal(count: int, names: Sequence[str]) -> str:
+def refusal(count: int, names: Sequence[str]) -> str:
+    """Return why ``count`` channels of these names are not read."""
     named = [name for name in names if name]
     if count == 3 and not any(NO_NAME.fullmatch(name) is None for name in named):
         return (

@@ -199,7 +199,7 @@ def test_what_is_not_taken_is_named_with_its_reason(tmp_path: Path) -> None:
         "3 files (.csv, without suffix): no slide's name or content; "
         "3 files (.png, .jpg): look like images, which `histogen import-images` makes tiles of; "
         "x.vsi: a format that is not read; z.geojson: regions, by their names, which `--annotations FOLDER` "
-        "reads; store.zarr: a Zarr folder is taken when it is named itself"
+        "reads; store.zarr: a Zarr folder, but no image of OME-Zarr"
     )
 
 

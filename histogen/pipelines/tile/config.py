@@ -44,7 +44,7 @@ class TileConfig(BulkConfig):
     """Tiles that reach over the slide's border: left out, or filled with white."""
     max_enlargement: float = Field(default=2.0, ge=1)
     """How many times coarser than the tiles a slide may be; beyond it tiles would show interpolation, not tissue."""
-    reader: Literal["auto", "native", "image", "openslide", "tiatoolbox"] = "auto"
+    reader: Literal["auto", "native", "image", "ngff", "openslide", "tiatoolbox"] = "auto"
     slide_mpp: float | None = Field(default=None, gt=0)
     """Microns per pixel of level 0 of slides that do not state theirs. A slide that states it wrongly is corrected by a
     manifest with a column mpp."""
