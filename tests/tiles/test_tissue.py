@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import skimage
 
 from histogen.errors import SlideError
 from histogen.geometry import Extent
@@ -15,6 +17,7 @@ from histogen.seeds import derive_seed
 from histogen.slides.base import open_slide
 from histogen.slides.drawn import CELL_PX, DrawnTruth, draw_slide
 from histogen.store.jpeg import JpegSettings
+from histogen.tiles import tissue
 from histogen.tiles.annotations.read import read_annotations
 from histogen.tiles.extract import Recipe, extract_tiles
 from histogen.tiles.grid import Grid
@@ -244,3 +247,30 @@ def test_focus_falls_where_the_slide_is_blurred(drawn: dict[int, tuple[Path, Dra
     )
     assert [p is not None for p in kept.payloads] == (result.focus >= limit).tolist()
     assert kept.dropped == {"focus": int((result.focus < limit).sum())}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_thresholds_morphology_and_regions_equal_scikit_image_s(seed: int) -> None:
+    """What OpenCV does here is what scikit-image would do, at the borders too."""
+    generator = np.random.default_rng(seed)
+    coarse = cv2.GaussianBlur(generator.normal(size=(180, 250)).astype(np.float32), (0, 0), 3)
+    mask = (coarse > 0) ^ (generator.random(coarse.shape) < 0.02)
+    grey = np.clip(170 + 60 * coarse / coarse.std(), 0, 255).astype(np.uint8)
+    assert tissue._otsu(grey) == skimage.filters.threshold_otsu(grey)
+    for radius in (1, 3, 6):
+        pad = radius + 1
+        padded, disk = np.pad(mask, pad, mode="edge"), tissue._disk(radius)
+        for own, theirs in (("_closed", "closing"), ("_opened", "opening"), ("_dilated", "dilation")):
+            expected = getattr(skimage.morphology, theirs)(padded, disk, mode="ignore")[pad:-pad, pad:-pad]
+            np.testing.assert_array_equal(getattr(tissue, own)(mask, radius), expected, err_msg=f"{own} {radius}")
+    for area in (1, 5, 40.5, 1e9):
+        background = skimage.measure.label(~mask, connectivity=1)
+        filled = mask.copy()
+        for region in skimage.measure.regionprops(background):
+            top, left, bottom, right = region.bbox
+            inside = top > 0 and left > 0 and bottom < mask.shape[0] and right < mask.shape[1]
+            if inside and region.area <= area:
+                filled[background == region.label] = True
+        np.testing.assert_array_equal(fill_holes(mask, area), filled)
+        kept = skimage.morphology.remove_small_objects(mask, max_size=math.ceil(area) - 1, connectivity=2)
+        np.testing.assert_array_equal(drop_small(mask, area), kept)
