@@ -5,9 +5,9 @@
     <store_id>.zarr/
       zarr.json               group; attributes {"histogen": {format, kind, store_id, tile_px, mpp, num_tiles, …}}
       tiles/                  uint8 [N, H, W, 3]; one shard file per 1,024 tiles, one JPEG per inner chunk
-      columns/<name>/         one value (or k values) per tile                     } row arrays: uncompressed,
-      embeddings/<encoder>/   float [N, D]                                         } one chunk file per shard, so
-      latents/<autoencoder>/  float16 [N, variants, 2C, h, w]                      } that any row is one read
+      columns/<name>/         one value (or k values) per tile                     } row arrays: uncompressed, one
+      embeddings/<encoder>/   float [N, D]                                         } chunk file per shard, so that any
+      latents/<autoencoder>/  float16 [N, variants, 2C, h, w]                      } row is one read; CRC-32C at its end
       ledger/<stage>/<s>.json the note of shard s of a stage, written last
 
 Everything but the ledger is plain Zarr v3. All metadata are written when a store or array is made; workers only
@@ -42,6 +42,8 @@ DTYPES = frozenset(
 MAX_COUNT = 2**40
 """More rows, or numbers in a row, than any store has."""
 CODEC_NAME = "imagecodecs_jpeg"
+CHECKSUM = "crc32c"
+"""Zarr's codec of the checksum at the end of a chunk; arrays of before it was written have none."""
 
 MAX_NAME_LETTERS = MAX_NAME + 40
 """Letters of a store's id or an array's name: a slide's id and what is added to it."""
@@ -113,13 +115,17 @@ def unpack_text(values: NDArray[np.uint8]) -> list[str]:
 
 @dataclass(frozen=True)
 class ArrayLayout:
-    """What the reading path needs to know of one array: its shape [N, …], dtype, rows per chunk, attributes."""
+    """What the reading path needs to know of one array: its shape [N, …], dtype, rows per chunk, attributes.
+
+    ``checksum`` says whether the CRC-32C of each chunk stands behind it.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     shard_rows: int
     fill: float = 0
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    checksum: bool = True
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -136,7 +142,7 @@ class ArrayLayout:
         endian = {"configuration": {"endian": "little"}} if self.dtype.itemsize > 1 else {}
         return _array_metadata(
             self.shape, (self.shard_rows, *self.row_shape), self.dtype.name, _fill_to_json(self.fill, self.dtype),
-            [{"name": "bytes", **endian}], self.attributes,
+            [{"name": "bytes", **endian}, *([{"name": CHECKSUM}] if self.checksum else [])], self.attributes,
         )  # fmt: skip
 
     @classmethod
@@ -162,7 +168,11 @@ class ArrayLayout:
         except (KeyError, ValueError, TypeError) as error:
             raise StoreError("its fill_value cannot be") from error
         dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-        return cls(tuple(metadata["shape"]), dtype, int(chunk), fill, attributes)
+        codecs = _at(metadata, "codecs")
+        names = [_at(codec, "name") for codec in codecs] if isinstance(codecs, list) else []
+        if names not in (["bytes"], ["bytes", CHECKSUM]):
+            raise StoreError(f"its codecs are not 'bytes' and '{CHECKSUM}'")
+        return cls(tuple(metadata["shape"]), dtype, int(chunk), fill, attributes, CHECKSUM in names)
 
 
 def check_attributes(attributes: Any, path: Path) -> None:
@@ -215,7 +225,7 @@ def tiles_metadata(num_tiles: int, tile_px: int, codec_config: Mapping[str, Any]
         "configuration": {
             "chunk_shape": [1, *tile],
             "codecs": [{"name": CODEC_NAME, "configuration": dict(codec_config)}],
-            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+            "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": CHECKSUM}],
             "index_location": "end",
         },
     }

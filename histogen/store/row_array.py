@@ -1,16 +1,30 @@
-"""Row arrays: uncompressed Zarr v3 arrays with one chunk file per shard, read and written without zarr."""
+"""Row arrays: uncompressed Zarr v3 arrays with one chunk file per shard, read and written without zarr.
+
+Behind the rows of a chunk stands their CRC-32C (Zarr's codec ``crc32c``). A process compares it when it first reads of
+the chunk, and again when another file is at its place; later reads map the file. Arrays of before have none.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import google_crc32c
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import IncompleteStoreError, StoreError
 from histogen.files import write_atomic
 from histogen.store.layout import ArrayLayout, chunk_path, read_metadata
+
+SUM_BYTES = 4
+BLOCK_BYTES = 1 << 20
+"""Bytes that are read at a time to compare a checksum."""
+
+_VERIFIED: dict[str, tuple[int, int, int, int]] = {}
+"""Chunk files that this process has compared, by what tells the file from another one at its place."""
 
 
 class RowArray:
@@ -28,22 +42,21 @@ class RowArray:
         """
         metadata = read_metadata(path)
         try:
-            layout = ArrayLayout.from_metadata(metadata)
-            names = [codec["name"] for codec in metadata["codecs"]]
+            return cls(path, ArrayLayout.from_metadata(metadata))
         except StoreError as error:
             raise StoreError(f"'{path}/zarr.json' is not an array of a tile store: {error}; remake it") from error
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"'{path}/zarr.json' is not an array of a tile store (its codecs); remake it") from error
-        if names != ["bytes"]:
-            raise StoreError(f"array '{path}' has codecs {names}, not just 'bytes'; write it with histogen")
-        return cls(path, layout)
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks, the last one perhaps not full."""
+        return -(-self.layout.shape[0] // self.layout.shard_rows)
 
     def chunk_file(self, shard: int) -> Path:
         """Return the file of chunk ``shard``."""
         return chunk_path(self.path, shard, len(self.layout.shape))
 
     def write(self, shard: int, values: ArrayLike) -> None:
-        """Write the rows of one shard, atomically.
+        """Write the rows of one shard and their checksum, atomically.
 
         Raises:
             StoreError: ``values`` are not of the shape or do not fit the dtype of the rows.
@@ -58,14 +71,16 @@ class RowArray:
             raise StoreError(f"rows of dtype {array.dtype} do not fit '{self.path}', which is {layout.dtype.name}")
         chunk = np.full((layout.shard_rows, *layout.row_shape), layout.fill, dtype=layout.dtype)
         chunk[: shape[0]] = array
-        write_atomic(self.chunk_file(shard), chunk.tobytes())
+        data = chunk.tobytes()
+        end = google_crc32c.value(data).to_bytes(SUM_BYTES, "little") if layout.checksum else b""
+        write_atomic(self.chunk_file(shard), data + end)
 
     def read(self, indices: ArrayLike | None = None) -> NDArray[Any]:
         """Return rows ``indices`` (default all) in that order, native byte order.
 
         Raises:
             IncompleteStoreError: a chunk that is asked for was not written yet.
-            StoreError: an index is out of range, or a chunk file has the wrong length.
+            StoreError: an index is out of range, or a chunk file has the wrong length or differs from its checksum.
         """
         if indices is None:
             return self._read_all()
@@ -75,32 +90,75 @@ class RowArray:
             raise StoreError(f"rows {wanted.min()} to {wanted.max()} are asked of '{self.path}', which has {num_rows}")
         shards, positions = np.divmod(wanted, self.layout.shard_rows)
         if len(shards):
-            self._chunk(int(shards[0]))  # as large as stated, or memory would be asked for that nothing fills
+            self.chunk(int(shards[0]))  # as large as stated, or memory would be asked for that nothing fills
         out = np.empty((len(wanted), *self.layout.row_shape), dtype=self.layout.dtype.newbyteorder("="))
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
-            out[here] = self._chunk(int(shard))[positions[here]]
+            out[here] = self.chunk(int(shard))[positions[here]]
         return out
 
     def _read_all(self) -> NDArray[Any]:
         rows = self.layout.shard_rows
-        for start in range(0, self.layout.shape[0], rows):
-            self._chunk(start // rows)
+        for shard in range(self.num_chunks):
+            self.chunk(shard)
         out = np.empty(self.layout.shape, dtype=self.layout.dtype.newbyteorder("="))
-        for start in range(0, len(out), rows):
-            out[start : start + rows] = self._chunk(start // rows)[: len(out) - start]
+        for shard in range(self.num_chunks):
+            start = shard * rows
+            out[start : start + rows] = self.chunk(shard)[: len(out) - start]
         return out
 
-    def _chunk(self, shard: int) -> NDArray[Any]:
+    def chunk(self, shard: int) -> NDArray[Any]:
+        """Return the rows of chunk ``shard`` as mapped, [shard_rows, …]; those beyond the last are fill.
+
+        Raises:
+            IncompleteStoreError: it was not written yet.
+            StoreError: it cannot be read, has the wrong length, or differs from its checksum.
+        """
         path = self.chunk_file(shard)
         shape = (self.layout.shard_rows, *self.layout.row_shape)
         try:
-            return np.memmap(path, dtype=self.layout.dtype, mode="r", shape=shape)
+            with path.open("rb") as file:
+                self._verify(file, shard)
+                return np.memmap(file, dtype=self.layout.dtype, mode="r", shape=shape)
         except FileNotFoundError as error:
             raise IncompleteStoreError(
                 f"rows {shard * shape[0]} and on of '{self.path}' are not there yet; finish the stage with --resume"
             ) from error
         except OSError as error:
-            raise StoreError(f"chunk '{path}' cannot be read ({error.strerror}); delete its note and resume") from error
-        except (ValueError, OverflowError) as error:
-            raise StoreError(f"chunk '{path}' has the wrong length ({error}); delete its note and resume") from error
+            raise self._damaged(shard, f"cannot be read ({error.strerror})") from error
+
+    def _verify(self, file: BinaryIO, shard: int) -> None:
+        """Compare a chunk with its checksum, unless this process has compared this very file.
+
+        Raises:
+            StoreError: they differ, or the file has the wrong length.
+        """
+        found, num_bytes = os.fstat(file.fileno()), self.layout.shard_rows * self.layout.row_bytes
+        expected = num_bytes + (SUM_BYTES if self.layout.checksum else 0)
+        if found.st_size != expected:
+            raise self._damaged(shard, f"has the wrong length ({found.st_size:,} bytes, not {expected:,})")
+        if not self.layout.checksum:
+            return
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if _VERIFIED.get(file.name) == identity:
+            return
+        if checksum(file, num_bytes) != int.from_bytes(os.pread(file.fileno(), SUM_BYTES, num_bytes), "little"):
+            raise self._damaged(shard, "differs from its checksum")
+        _VERIFIED[file.name] = identity
+
+    def _damaged(self, shard: int, what: str) -> StoreError:
+        store, start = self.path.parent.parent, shard * self.layout.shard_rows
+        last = min(start + self.layout.shard_rows, self.layout.shape[0]) - 1
+        rows = f"{self.path.parent.name}/{self.path.name}"
+        return StoreError(
+            f"rows {start} to {last} of '{rows}' of store '{store}' are damaged (chunk '{self.chunk_file(shard)}' "
+            f"{what}); mend them: histogen inspect {shlex.quote(str(store))} --check --repair"
+        )
+
+
+def checksum(file: BinaryIO, num_bytes: int) -> int:
+    """Return the CRC-32C of the first ``num_bytes`` of a file; it is read, not mapped: a bad disk is an OSError."""
+    value = 0
+    for start in range(0, num_bytes, BLOCK_BYTES):
+        value = google_crc32c.extend(value, os.pread(file.fileno(), min(BLOCK_BYTES, num_bytes - start), start))
+    return value
