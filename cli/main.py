@@ -15,6 +15,7 @@ import typer
 
 import histogen
 from histogen.errors import HistogenError
+from histogen.files import disk_remedy
 from histogen.lease import give_back_all
 
 from . import (
@@ -40,7 +41,6 @@ from .usage import Command, UsageError, usage_sentence
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; typer turns the interrupt into it."""
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 app = typer.Typer(
     name="histogen",
@@ -108,9 +108,10 @@ def main() -> None:
         if error.errno == errno.ENAMETOOLONG:
             sys.stderr.write(f"error: '{str(error.filename)[:40]}…' is a name that no file can have; shorten it\n")
             sys.exit(2)
-        if error.errno not in DISK_ERRORS:
+        remedy = disk_remedy(error)
+        if remedy is None:
             raise
-        sys.stderr.write(f"error: cannot write ({error}); make room, and run the same command with --resume\n")
+        sys.stderr.write(f"error: cannot write ({error}); {remedy}, and run the same command with --resume\n")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

@@ -14,6 +14,18 @@ from typing import Any
 from histogen.errors import ConfigError
 
 TEMPORARY = ".tmp."
+DISK_ERRORS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "make its disk writable",
+    errno.EIO: "see to its disk",
+    errno.ESTALE: "mount its disk again",
+}
+
+
+def disk_remedy(error: OSError) -> str | None:
+    """Return what to do where a disk has failed; None for any other error of a file, which is a fault of ours."""
+    return DISK_ERRORS.get(error.errno or 0)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

@@ -1,14 +1,16 @@
 """One writer per output: a file in it that says who writes there, for as long as that process lives.
 
-The file is made with O_EXCL, which holds on network file systems too. Whether its owner lives is asked of this machine
-where it is the owner's; elsewhere the owner's file must have been touched within ``PATIENCE_SECONDS``, by the clock of
-the file system itself. Which process is which is known by its number and the time of its start, as numbers come again.
+The file is made whole under another name and linked, which one process alone can do, on network file systems too.
+Whether its owner lives is asked of this machine where it is the owner's; elsewhere the owner's file must have been
+touched within ``PATIENCE_SECONDS``, by the clock of the file system itself. Which process is which is known by its
+number and the time of its start, as numbers come again.
 """
 
 from __future__ import annotations
 
 import atexit
 import datetime
+import errno
 import functools
 import json
 import os
@@ -17,6 +19,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,6 +30,8 @@ LEASE_NAME = "writer.json"
 BEAT_SECONDS = 20.0
 PATIENCE_SECONDS = 180.0
 """A file of another machine that nobody touched for so long is nobody's."""
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""What file systems without links answer (FAT, some network and user-space ones)."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,18 +100,41 @@ def _drop(path: Path) -> None:
         ours = _held.pop(path, None)
         # a forked child that ends is not the writer
         if ours is not None and _parsed(ours)["pid"] == os.getpid() and _content(path) == ours:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that has become read-only; that this process ends says the same
+                path.unlink(missing_ok=True)
 
 
 def _create(path: Path, content: str) -> bool:
+    """Make ``path`` with ``content`` unless it is there; in one step, so that no end of this process leaves half."""
+    whole = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        with whole.open("w") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(whole)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _create_open(path, content)
+        return True
+    except OSError as error:  # a write does not know its path
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):  # on a disk that has become full or read-only too; the next run removes it
+            whole.unlink(missing_ok=True)
+
+
+def _create_open(path: Path, content: str) -> bool:
+    """The same on a file system without links: whoever reads it while it is written sees that somebody is there."""
+    try:
+        with path.open("x") as file:
+            file.write(content)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     return True
 
 

@@ -17,8 +17,10 @@ from PIL import Image
 
 from histogen.config import StageConfig
 from histogen.errors import OutputInUseError
+from histogen.files import TEMPORARY
 from histogen.lease import BEAT_SECONDS, LEASE_NAME, PATIENCE_SECONDS, for_its_output, give_back, take
-from histogen.pipelines.outputs import claim_output
+from histogen.pipelines.outputs import claim_output, only_writer
+from histogen.store.tile_store import TileStore
 
 HOLDER = """
 import sys, time
@@ -153,6 +155,7 @@ def test_one_of_many_that_find_a_dead_owner_takes_it_over(tmp_path: Path, start:
 import sys, time
 from pathlib import Path
 from histogen.errors import OutputInUseError
+from histogen.files import TEMPORARY
 from histogen.lease import take
 while not Path(sys.argv[2]).exists():
     time.sleep(0.0005)
@@ -249,6 +252,32 @@ def test_a_stage_gives_its_output_back_however_it_ends(tmp_path: Path, error: ty
         with pytest.raises(error):
             stage(config)
     assert sorted(everything(config.out)) == ["config.yaml", "run.json"]
+
+
+def test_rows_of_a_store_have_one_writer_and_lose_what_a_killed_one_left(tmp_path: Path, start: Start) -> None:
+    store = TileStore.create(
+        tmp_path / "a.zarr", kind="slide", store_id="a", tile_px=16, mpp=0.5, num_tiles=3, provenance={}
+    )
+    rows, notes = "embeddings/toy", store.path / "ledger" / "embeddings" / "toy"
+    holder = hold(start, notes)
+    other = hold(start, store.path / "ledger" / "embeddings" / "else")
+    with pytest.raises(OutputInUseError, match=f"process {holder.pid} on"), only_writer([store], rows):
+        pass
+    holder.kill()
+    holder.wait()
+    store.create_rows(rows, (3, 2), "float32")
+    left = store.path / rows / "c" / f"0{TEMPORARY}7"
+    left.parent.mkdir()
+    left.touch()
+    with only_writer([store], rows):
+        assert not left.exists()
+        assert json.loads((notes / LEASE_NAME).read_text())["pid"] == os.getpid()
+    assert list(notes.iterdir()) == []
+    with only_writer([store], rows, anew=True):
+        assert store.list_rows("embeddings") == []
+        assert json.loads((notes / LEASE_NAME).read_text())["pid"] == os.getpid()
+    assert list(notes.iterdir()) == []
+    assert other.poll() is None
 
 
 def test_two_whole_commands_on_one_output(tmp_path: Path, start: Start) -> None:

@@ -15,7 +15,7 @@ from histogen.compute.client import Compute
 from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, OutputExistsError, StoreError
-from histogen.pipelines.outputs import Outcome
+from histogen.pipelines.outputs import Outcome, only_writer
 from histogen.store.export_hdf5 import SUFFIX, Features, find_features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
 from histogen.store.layout import check_name
@@ -144,14 +144,13 @@ def import_store(unit: FeatureUnit) -> dict[str, Any]:
         )
     _check_apart(unit.file, found, order)
     features = np.where(order[:, None] < 0, np.float32(0), found.features[order])
-    if unit.overwrite:
-        store.delete_rows(unit.rows)
     card = {"source": "import-features", "file": unit.file.name}
-    store.create_rows(unit.rows, features.shape, np.float32, attributes={"card": card})
-    for shard in range(store.num_shards):
-        indices = store.shard_range(shard)
-        store.write_rows(unit.rows, shard, features[indices.start : indices.stop])
-        store.commit(unit.rows, shard, {"count": len(indices)})
+    with only_writer([store], unit.rows, anew=unit.overwrite):
+        store.create_rows(unit.rows, features.shape, np.float32, attributes={"card": card})
+        for shard in range(store.num_shards):
+            indices = store.shard_range(shard)
+            store.write_rows(unit.rows, shard, features[indices.start : indices.stop])
+            store.commit(unit.rows, shard, {"count": len(indices)})
     used = len(set(order.tolist()) - {-1})
     return {"features": len(order), "unused": len(found.coords) - used, "sized": side is not None}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ def _begin(config: StageConfig, record: Mapping[str, Any]) -> None:
     out = config.out
     try:
         write_atomic(records_folder(out) / RUN_NAME, json.dumps(record, indent=1))
-        write_atomic(records_folder(out) / CONFIG_NAME, dump_config(config))  # last: it is what makes the claim
+        asked = config.model_copy(update={"resume": False, "overwrite": False})  # what it is, not how it was begun
+        write_atomic(records_folder(out) / CONFIG_NAME, dump_config(asked))  # last: it is what makes the claim
     except OSError as error:
         raise ConfigError(f"output '{out}' cannot be written ({error.strerror}); choose another --out") from error
 
@@ -133,6 +135,34 @@ def finish_output(out: Path, **results: Any) -> None:
     remove_temporaries(out)
     record = records_folder(out) / RUN_NAME
     write_atomic(record, json.dumps({**read_run(out), "status": "complete", "results": results}, indent=1))
+
+
+@contextmanager
+def only_writer(stores: Iterable[TileStore], rows: str, *, anew: bool = False) -> Iterator[None]:
+    """Be the only process that writes ``rows`` of ``stores`` while the block runs; what killed ones left of them goes.
+
+    ``anew`` deletes what is there of them first.
+
+    Raises:
+        OutputInUseError: another process is writing them.
+    """
+    taken = []
+    try:
+        for store in stores:
+            notes = store.path / "ledger" / rows
+            notes.mkdir(parents=True, exist_ok=True)
+            take(notes)
+            taken.append(notes)
+            if anew:
+                store.delete_rows(rows)
+                notes.mkdir()
+                take(notes)
+            for folder in (notes, store.path / rows):
+                remove_temporaries(folder)
+        yield
+    finally:
+        for notes in taken:
+            give_back(notes)
 
 
 def read_run(out: Path) -> dict[str, Any]:

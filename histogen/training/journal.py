@@ -37,8 +37,11 @@ class Journal:
         """Write one row, and hand it to the operating system at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         row = {"step": step, **{key: _round(value) for key, value in metrics.items()}}
-        with self.path.open("a") as file:
-            file.write(_line(row))
+        try:
+            with self.path.open("a") as file:
+                file.write(_line(row))
+        except OSError as error:  # a write does not know its path
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         if self.board is not None:
             self.board.add(row)
 

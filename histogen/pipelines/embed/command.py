@@ -23,7 +23,7 @@ from histogen.encoders.base import Encoder, advice_on
 from histogen.encoders.registry import absolute_spec, load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.embed.config import EmbedConfig
-from histogen.pipelines.outputs import Outcome
+from histogen.pipelines.outputs import Outcome, only_writer
 from histogen.pipelines.precision import keep_precision
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
@@ -78,36 +78,38 @@ def run(config: EmbedConfig, *, as_they_are: bool = False) -> Outcome:
         for advice in dict.fromkeys(advice_on(encoder.card, store.tile_px, store.mpp) for store in stores):
             sys.stderr.write(f"{advice}\n" if advice else "")
         _try(encoder, stores[0], config, precision)
-    if config.overwrite:
+    unfinished = [store for store in stores if config.overwrite or store.missing_shards(rows)]
+    with only_writer(unfinished, rows, anew=config.overwrite):
+        if config.overwrite:
+            made = dict.fromkeys(made)
+        begun: list[Precision] = [facts["precision"] for facts in made.values() if facts and "precision" in facts]
+        if begun and (as_they_are or config.precision == "auto"):  # stores that are added are made like those beside
+            precision = begun[0]
+        wanted: dict[str, Any] = {"batch": config.batch, "precision": precision}
         for store in stores:
-            store.delete_rows(rows)
-        made = dict.fromkeys(made)
-    begun: list[Precision] = [facts["precision"] for facts in made.values() if facts and "precision" in facts]
-    if begun and (as_they_are or config.precision == "auto"):  # stores that are added are made like those beside them
-        precision = begun[0]
-    wanted: dict[str, Any] = {"batch": config.batch, "precision": precision}
-    for store in stores:
-        if made[store.path] is None:
-            attributes = {"card": encoder.card.to_json(), **wanted}
-            store.create_rows(rows, (store.num_tiles, encoder.card.dim), config.dtype, attributes=attributes)
-    units = [
-        EmbedUnit(
-            store.path.resolve(), shard, len(store.shard_range(shard)), absolute_spec(config.encoder), rows,
-            how["batch"], how["precision"], config.device,
+            if made[store.path] is None:
+                attributes = {"card": encoder.card.to_json(), **wanted}
+                store.create_rows(rows, (store.num_tiles, encoder.card.dim), config.dtype, attributes=attributes)
+        units = [
+            EmbedUnit(
+                store.path.resolve(), shard, len(store.shard_range(shard)), absolute_spec(config.encoder), rows,
+                how["batch"], how["precision"], config.device,
+            )
+            for store in unfinished
+            for how in (made[store.path] or wanted,)
+            for shard in store.missing_shards(rows)
+        ]  # fmt: skip
+        for unit in units[:1] if begun else ():
+            keep_precision(unit.store / rows, unit.precision, device)
+        total = sum(store.num_tiles for store in stores)
+        done = total - sum(unit.num_items for unit in units)
+        report = run_units(
+            embed_shard, units, compute=Compute.from_config(config), description="embed", items_done=done
         )
-        for store in stores
-        for how in (made[store.path] or wanted,)
-        for shard in store.missing_shards(rows)
-    ]  # fmt: skip
-    for unit in units[:1] if begun else ():
-        keep_precision(unit.store / rows, unit.precision, device)
-    total = sum(store.num_tiles for store in stores)
-    done = total - sum(unit.num_items for unit in units)
-    report = run_units(embed_shard, units, compute=Compute.from_config(config), description="embed", items_done=done)
-    failures = tuple(str(failure) for failure in report.failures)
-    for store in stores:
-        if made[store.path] is None and not store.ledger.done(rows):
-            store.delete_rows(rows)  # nothing of it was made: nothing is left of it
+        failures = tuple(str(failure) for failure in report.failures)
+        for store in stores:
+            if made[store.path] is None and not store.ledger.done(rows):
+                store.delete_rows(rows)  # nothing of it was made: nothing is left of it
     summary = f"{total:,} tiles of {len(stores)} stores have embeddings [{encoder.card.dim}] by {encoder.card.name}"
     if failures:
         summary = f"{done + report.items:,} of {summary}; {len(failures)} shards failed"

@@ -23,6 +23,7 @@ from histogen.diffusion.autoencoder import NUM_DIHEDRAL, Autoencoder, dihedral, 
 from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.errors import StoreError
+from histogen.pipelines.outputs import only_writer
 from histogen.pipelines.precision import rows_precision
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
@@ -66,29 +67,25 @@ def ensure_latents(
     rows = f"latents/{autoencoder_name(model, autoencoder)}-x{variants}"
     probe = encode_moments(model, to_signal(torch.zeros(1, tiles.tile_px, tiles.tile_px, 3, dtype=torch.uint8)))
     attributes = {"variants": variants, "moments": "mean, log variance" if _has_variance(model) else "mean"}
-    for store in tiles.stores:
-        if rows_precision(store, rows) is not None:
-            continue
-        attributes["precision"] = precision
-        store.create_rows(rows, (store.num_tiles, variants, *probe.shape[1:]), "float16", attributes=attributes)
-    units = [
-        LatentUnit(
-            store.path.resolve(),
-            shard,
-            len(store.shard_range(shard)),
-            autoencoder.resolve(),
-            rows,
-            variants,
-            rows_precision(store, rows) or precision,
-            device,
-        )  # fmt: skip
-        for store in tiles.stores
-        for shard in store.missing_shards(rows)
-    ]
-    if units:
-        total = sum(store.num_tiles for store in tiles.stores)
-        done = total - sum(unit.num_items for unit in units)
-        _check(run_units(encode_shard, units, compute=compute, description="cache latents", items_done=done))
+    unfinished = [store for store in tiles.stores if store.missing_shards(rows)]
+    with only_writer(unfinished, rows):
+        for store in tiles.stores:
+            if rows_precision(store, rows) is not None:
+                continue
+            attributes["precision"] = precision
+            store.create_rows(rows, (store.num_tiles, variants, *probe.shape[1:]), "float16", attributes=attributes)
+        units = [
+            LatentUnit(
+                store.path.resolve(), shard, len(store.shard_range(shard)), autoencoder.resolve(), rows, variants,
+                rows_precision(store, rows) or precision, device,
+            )
+            for store in unfinished
+            for shard in store.missing_shards(rows)
+        ]  # fmt: skip
+        if units:
+            total = sum(store.num_tiles for store in tiles.stores)
+            done = total - sum(unit.num_items for unit in units)
+            _check(run_units(encode_shard, units, compute=compute, description="cache latents", items_done=done))
     return rows
 
 
