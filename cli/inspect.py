@@ -15,7 +15,13 @@ def command(
         list[Path] | None, typer.Argument(metavar="PATH…", help="Stores, folders of stores, runs or slides.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read every byte of the tiles: damaged shards, and tiles that are copies.")
+        bool, typer.Option("--check", help="Read every byte: what is damaged, and tiles that are copies.")
+    ] = False,
+    mend: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Check, and make damaged embeddings, latents and synthetic tiles anew, to the same bytes."
+        ),
     ] = False,
 ) -> None:
     """Say what is in a store, a run or a slide.
@@ -29,4 +35,4 @@ def command(
 
     if not paths:
         raise MissingSettingError(["paths"])
-    finish(pipeline.describe_all(paths, check=check))
+    finish(pipeline.describe_all(paths, check=check or mend, mend=mend))

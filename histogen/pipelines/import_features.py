@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from histogen.compute.run import run_units
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines.outputs import Outcome, only_writer
+from histogen.pipelines.recorded import forget_damaged
 from histogen.store.export_hdf5 import SUFFIX, Features, find_features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
 from histogen.store.layout import check_name
@@ -74,6 +76,8 @@ def run(config: ImportFeaturesConfig) -> Outcome:
     folder = find_features(config.features)
     rows = f"embeddings/{check_name(config.name, 'name')}"
     stores = TileSet.open_(list(config.tiles)).stores
+    for store in stores if config.resume else ():
+        forget_damaged(store, rows)
     done = [] if config.overwrite else [store for store in stores if store.is_complete(rows)]
     if done and not config.resume:
         raise OutputExistsError(
@@ -149,8 +153,10 @@ def import_store(unit: FeatureUnit) -> dict[str, Any]:
         store.create_rows(unit.rows, features.shape, np.float32, attributes={"card": card})
         for shard in range(store.num_shards):
             indices = store.shard_range(shard)
-            store.write_rows(unit.rows, shard, features[indices.start : indices.stop])
-            store.commit(unit.rows, shard, {"count": len(indices)})
+            values = features[indices.start : indices.stop]
+            store.write_rows(unit.rows, shard, values)
+            digest = hashlib.sha256(values.tobytes()).hexdigest()
+            store.commit(unit.rows, shard, {"count": len(indices), "sha256": digest})
     used = len(set(order.tolist()) - {-1})
     return {"features": len(order), "unused": len(found.coords) - used, "sized": side is not None}
 

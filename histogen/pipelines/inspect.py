@@ -1,4 +1,4 @@
-"""``histogen inspect``: what is in a tile store, a set of them, a run folder, or a slide. Nothing is changed."""
+"""``histogen inspect``: what is in a tile store, a set of them, a run or a slide; only a repair changes anything."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from histogen.errors import ConfigError, HistogenError
+from histogen.errors import ConfigError, HistogenError, IncompleteStoreError, StoreError
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_config, read_run, records_folder
+from histogen.pipelines.recorded import resuming
 from histogen.plain_yaml import dump_yaml
-from histogen.store.checks import damaged_shards, first_copies
+from histogen.store.checks import Damage, damages, first_copies
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES
+from histogen.store.row_array import RowArray
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.journal import JOURNAL_NAME, read_journal
@@ -28,24 +30,38 @@ MAX_CATEGORIES = 12
 MAX_COPIES = 20
 
 
-def describe(path: Path, *, check: bool = False) -> Outcome:
-    """Return a readable description of ``path``, plain text; ``check`` reads every tile's bytes, damage is a failure.
+def describe(path: Path, *, check: bool = False, mend: bool = False) -> Outcome:
+    """Return a readable description of ``path``, plain text.
+
+    ``check`` reads every byte of its stores, damage is a failure; ``mend`` makes what is damaged anew where it can.
 
     Raises:
         ConfigError: it does not exist.
         HistogenError: it is a store or a slide that cannot be opened.
     """
     buffer = io.StringIO()
+    checked = [TileStore.open_(store) for store in find_stores(path)] if check and _holds_stores(path) else []
+    found = [damage for store in checked for damage in damages(store)]
+    repaired, left = _repair(found) if mend and found else ([], [_sentence(damage) for damage in found])
     parts = list(_parts(path))
-    check = check and _holds_stores(path)
-    damaged = tuple(s for store in find_stores(path) for s in damaged_shards(TileStore.open_(store))) if check else ()
-    if check and not damaged:
+    parts += map(Text, repaired)
+    if checked and not left:
         parts += _copies(path)
     Console(file=buffer, width=WIDTH, highlight=False, no_color=True).print(Group(*parts))
-    return Outcome(path, buffer.getvalue().rstrip(), damaged)
+    return Outcome(path, buffer.getvalue().rstrip(), tuple(left))
 
 
-def describe_all(paths: Sequence[Path], *, check: bool = False) -> Outcome:
+def _repair(found: Sequence[Damage]) -> tuple[list[str], list[str]]:
+    from histogen.pipelines.repair import repair
+
+    return repair(found)
+
+
+def _sentence(damage: Damage) -> str:
+    return f"{damage}; {resuming(damage.store)}" if damage.array == TILES else str(damage)
+
+
+def describe_all(paths: Sequence[Path], *, check: bool = False, mend: bool = False) -> Outcome:
     """Describe every path, one after the other; of several, one that cannot be described is a failure beside the rest.
 
     Raises:
@@ -54,7 +70,7 @@ def describe_all(paths: Sequence[Path], *, check: bool = False) -> Outcome:
     said, failures = [], []
     for path in paths:
         try:
-            outcome = describe(path, check=check)
+            outcome = describe(path, check=check, mend=mend)
         except HistogenError as error:
             if len(paths) == 1:
                 raise
@@ -127,9 +143,17 @@ def _columns(store: TileStore) -> Table:
     for name in store.list_rows("columns"):
         rows = store.rows(f"columns/{name}")
         kind = f"{rows.layout.dtype.name}{list(rows.layout.row_shape) or ''}"
-        written = all(rows.chunk_file(shard).exists() for shard in range(store.num_shards))
-        table.add_row(name, kind, _values(rows.read(), rows.layout.attributes) if written else "not complete")
+        table.add_row(name, kind, _what_is_in(rows))
     return table
+
+
+def _what_is_in(rows: RowArray) -> str:
+    try:
+        return _values(rows.read(), rows.layout.attributes)
+    except IncompleteStoreError:
+        return "not complete"
+    except StoreError:
+        return "damaged (--check says where)"
 
 
 def _values(values: np.ndarray, attributes: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ class RowArray:
                 f"rows {shard * shape[0]} and on of '{self.path}' are not there yet; finish the stage with --resume"
             ) from error
         except OSError as error:
-            raise self._damaged(shard, f"cannot be read ({error.strerror})") from error
+            raise self.damaged(shard, f"cannot be read ({error.strerror})") from error
 
     def _verify(self, file: BinaryIO, shard: int) -> None:
         """Compare a chunk with its checksum, unless this process has compared this very file.
@@ -136,17 +136,18 @@ class RowArray:
         found, num_bytes = os.fstat(file.fileno()), self.layout.shard_rows * self.layout.row_bytes
         expected = num_bytes + (SUM_BYTES if self.layout.checksum else 0)
         if found.st_size != expected:
-            raise self._damaged(shard, f"has the wrong length ({found.st_size:,} bytes, not {expected:,})")
+            raise self.damaged(shard, f"has the wrong length ({found.st_size:,} bytes, not {expected:,})")
         if not self.layout.checksum:
             return
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if _VERIFIED.get(file.name) == identity:
             return
         if checksum(file, num_bytes) != int.from_bytes(os.pread(file.fileno(), SUM_BYTES, num_bytes), "little"):
-            raise self._damaged(shard, "differs from its checksum")
+            raise self.damaged(shard, "differs from its checksum")
         _VERIFIED[file.name] = identity
 
-    def _damaged(self, shard: int, what: str) -> StoreError:
+    def damaged(self, shard: int, what: str) -> StoreError:
+        """Return the error that chunk ``shard`` is damaged: ``what`` is wrong with it, and what mends it."""
         store, start = self.path.parent.parent, shard * self.layout.shard_rows
         last = min(start + self.layout.shard_rows, self.layout.shape[0]) - 1
         rows = f"{self.path.parent.name}/{self.path.name}"

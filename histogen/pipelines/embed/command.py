@@ -25,6 +25,8 @@ from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.embed.config import EmbedConfig
 from histogen.pipelines.outputs import Outcome, only_writer
 from histogen.pipelines.precision import keep_precision
+from histogen.pipelines.recorded import forget_damaged, written_from
+from histogen.store.checks import damaged_rows
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.precision import autocast, resolve_precision
@@ -74,6 +76,8 @@ def run(config: EmbedConfig, *, as_they_are: bool = False) -> Outcome:
     rows = f"{GROUP}/{encoder.card.name}"
     made = {store.path: _made_as(store, rows) for store in stores}
     _check_existing(stores, made, rows, config, as_they_are=as_they_are)
+    for store in () if config.overwrite else stores:
+        forget_damaged(store, rows)
     if any(store.missing_shards(rows) for store in stores) or config.overwrite:
         for advice in dict.fromkeys(advice_on(encoder.card, store.tile_px, store.mpp) for store in stores):
             sys.stderr.write(f"{advice}\n" if advice else "")
@@ -88,7 +92,8 @@ def run(config: EmbedConfig, *, as_they_are: bool = False) -> Outcome:
         wanted: dict[str, Any] = {"batch": config.batch, "precision": precision}
         for store in stores:
             if made[store.path] is None:
-                attributes = {"card": encoder.card.to_json(), **wanted}
+                lies = written_from(store.path, absolute_spec(config.encoder))
+                attributes = {"card": encoder.card.to_json(), "encoder": lies, **wanted}
                 store.create_rows(rows, (store.num_tiles, encoder.card.dim), config.dtype, attributes=attributes)
         units = [
             EmbedUnit(
@@ -250,8 +255,10 @@ def _check_existing(
         )
     for store, facts in there:
         assert facts is not None
-        if "batch" not in facts and not store.is_complete(rows):
-            raise OutputExistsError(f"store '{store.path}' has {rows} from elsewhere; pass --overwrite to embed anew")
+        if "batch" not in facts and (not store.is_complete(rows) or damaged_rows(store, rows)):
+            raise OutputExistsError(
+                f"store '{store.path}' has {rows} from elsewhere, not whole; pass --overwrite to embed anew"
+            )
         differs = [
             f"{key} {facts.get(key)}, not {getattr(config, key)}"
             for key in ("batch", "precision", "dtype")

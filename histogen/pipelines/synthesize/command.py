@@ -7,6 +7,7 @@ tile depends on besides the model and the settings in the store's provenance: ``
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,7 +87,8 @@ def run(config: SynthesizeConfig) -> Outcome:
     out = claim_output(config, command="synthesize", inputs=inputs, precision=precision)
     _ensure_embedded(config, tiles, pipeline, precision)
     stores = create_stores(config, tiles, pipeline, inputs, precision)
-    units = _units(config, tiles, stores, inputs)
+    shards = [(store, shard) for store in stores for shard in shards_to_make(store, resume=config.resume)]
+    units = units_of(config, tiles, shards, inputs)
     done = len(tiles) * config.per_source - sum(unit.num_items for unit in units)
     report = run_units(
         make_shard, units, compute=Compute.from_config(config), description=f"synthesize {config.kind}", items_done=done
@@ -104,9 +106,10 @@ def run(config: SynthesizeConfig) -> Outcome:
     )
 
 
-def _units(
-    config: SynthesizeConfig, tiles: TileSet, stores: list[TileStore], inputs: dict[str, str]
+def units_of(
+    config: SynthesizeConfig, tiles: TileSet, shards: Sequence[tuple[TileStore, int]], inputs: Mapping[str, str]
 ) -> list[SynthesisUnit]:
+    """Return the units that make these shards of synthetic stores from ``tiles``; ``inputs`` are the digests."""
     shared: dict[str, Any] = {
         "tiles": tuple(store.path.resolve() for store in tiles.stores),
         "tiles_sha256": inputs["tiles"],
@@ -115,11 +118,7 @@ def _units(
         "encoder": measuring_encoder(config),
         "device": config.device,
     }
-    return [
-        SynthesisUnit(store.path.resolve(), shard, len(_wanted(store, shard)), **shared)
-        for store in stores
-        for shard in shards_to_make(store, resume=config.resume)
-    ]
+    return [SynthesisUnit(store.path.resolve(), shard, len(_wanted(store, shard)), **shared) for store, shard in shards]
 
 
 def _wanted(store: TileStore, shard: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from histogen.pipelines.synthesize.config import SynthesizeConfig
 from histogen.pipelines.train_eldm.command import recorded_sampler
 from histogen.seeds import derive_seed
 from histogen.store.jpeg import JpegSettings
-from histogen.store.layout import Column
+from histogen.store.layout import Column, as_column
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.processes import resolve_device
@@ -106,6 +106,13 @@ def create_stores(
             store.create_rows("columns/consistency", (num_tiles,), "float32", fill=float("nan"))
         stores.append(store)
     return stores
+
+
+def planned_column(config: SynthesizeConfig, tiles: TileSet, encoder_name: str, source: str, name: str) -> np.ndarray:
+    """Return the values of column ``name`` of the synthetic store of store ``source``, as they were planned."""
+    position = [store.store_id for store in tiles.stores].index(source)
+    columns = _columns(config, tiles, position, _plan(config, tiles, encoder_name))
+    return as_column(columns[name]).values
 
 
 def _passes(config: SynthesizeConfig) -> dict[str, int]:

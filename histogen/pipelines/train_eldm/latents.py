@@ -25,6 +25,7 @@ from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.errors import StoreError
 from histogen.pipelines.outputs import only_writer
 from histogen.pipelines.precision import rows_precision
+from histogen.pipelines.recorded import forget_damaged, written_from
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 from histogen.training.precision import autocast
@@ -56,9 +57,12 @@ class LatentUnit:
 def ensure_latents(
     tiles: TileSet, autoencoder: Path, *, variants: int, device: str, precision: Precision, compute: Compute
 ) -> str:
-    """Cache the moments that are missing and return the path of the rows, ``latents/<autoencoder>-x<variants>``.
+    """Cache the moments that are missing or damaged.
 
     ``precision``, resolved, is that of stores without any; others are finished as they were begun.
+
+    Returns:
+        The path of the rows, ``latents/<autoencoder>-x<variants>``.
 
     Raises:
         StoreError: some shards could not be encoded.
@@ -66,13 +70,16 @@ def ensure_latents(
     model = load_autoencoder(autoencoder)
     rows = f"latents/{autoencoder_name(model, autoencoder)}-x{variants}"
     probe = encode_moments(model, to_signal(torch.zeros(1, tiles.tile_px, tiles.tile_px, 3, dtype=torch.uint8)))
-    attributes = {"variants": variants, "moments": "mean, log variance" if _has_variance(model) else "mean"}
+    moments = "mean, log variance" if _has_variance(model) else "mean"
+    attributes: dict[str, Any] = {"variants": variants, "moments": moments}
+    for store in tiles.stores:
+        forget_damaged(store, rows)
     unfinished = [store for store in tiles.stores if store.missing_shards(rows)]
     with only_writer(unfinished, rows):
         for store in tiles.stores:
             if rows_precision(store, rows) is not None:
                 continue
-            attributes["precision"] = precision
+            attributes |= {"precision": precision, "autoencoder": written_from(store.path, str(autoencoder))}
             store.create_rows(rows, (store.num_tiles, variants, *probe.shape[1:]), "float16", attributes=attributes)
         units = [
             LatentUnit(
