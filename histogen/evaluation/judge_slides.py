@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,10 @@ def judge_slides(
     task = slides.task
     results: dict[str, dict[str, Any]] = {}
     predictions: dict[str, dict[str, NDArray[np.int64]]] = {}
+    attention: dict[str, tuple[NDArray[np.float32], ...]] = {}
     for name, read in embeddings.items():
         matrix = read()
-        probabilities = cross_validate(
+        probabilities, attention[name] = cross_validate(
             [matrix[rows] for rows in slides.rows], slides.labels,
             classes=slides.classes, settings=settings, seed=seed, device=device,
         )  # fmt: skip
@@ -90,7 +91,7 @@ def judge_slides(
         results[name] = {"mil": {**found, "auc": macro_auc(probabilities, slides.labels), "protocol": "abmil-cv"}}
         predictions[name] = {"mil": predicted}
         advance()
-    return conclude(task, results, predictions, draws=draws, seed=seed)
+    return replace(conclude(task, results, predictions, draws=draws, seed=seed), attention=attention)
 
 
 def macro_auc(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

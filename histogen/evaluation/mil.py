@@ -102,14 +102,17 @@ def cross_validate(
     settings: MilSettings,
     seed: int,
     device: str = "cpu",
-) -> NDArray[np.float32]:
-    """Return the probabilities [S, K] of each slide by the model of the fold that left it out; ``classes`` [K] names.
+) -> tuple[NDArray[np.float32], tuple[NDArray[np.float32], ...]]:
+    """Return the probabilities [S, K] of each slide by the model of the fold that left it out, and its attention [N].
+
+    ``classes`` are the names [K].
 
     Raises:
         ConfigError: a class has fewer slides than there are folds.
     """
     fold_of = assign_folds(labels, settings.folds, classes=classes, seed=seed)
     probabilities = np.empty((len(bags), len(classes)), dtype=np.float32)
+    attention = [np.zeros(0, np.float32)] * len(bags)
     for fold in range(settings.folds):
         train = np.flatnonzero(fold_of != fold).tolist()
         model = fit_slides(
@@ -117,8 +120,8 @@ def cross_validate(
             num_classes=len(classes), settings=settings, seed=derive_seed(seed, "fold", fold), device=device,
         )  # fmt: skip
         for slide in np.flatnonzero(fold_of == fold).tolist():
-            probabilities[slide] = model.predict(bags[slide])[0]
-    return probabilities
+            probabilities[slide], attention[slide] = model.predict(bags[slide])
+    return probabilities, tuple(attention)
 
 
 def assign_folds(labels: NDArray[np.integer], folds: int, *, classes: Sequence[str], seed: int) -> NDArray[np.int64]:

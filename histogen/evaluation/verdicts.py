@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any
 
@@ -23,11 +23,16 @@ COMPARED = ("balanced_accuracy", "macro_f1")
 
 @dataclass(frozen=True)
 class Judgement:
-    """JSON values: results by encoder, differences of pairs, and means of recipes that were run several times."""
+    """JSON values: results by encoder, differences of pairs, and means of recipes that were run several times.
+
+    ``predictions`` are what they are of; ``attention`` is, by encoder, what was paid to the tiles [n] of each slide.
+    """
 
     results: dict[str, dict[str, Any]]
     differences: list[dict[str, Any]]
     groups: list[dict[str, Any]]
+    predictions: ByEncoder
+    attention: Mapping[str, tuple[NDArray[np.float32], ...]] = field(default_factory=dict)
 
 
 def conclude(
@@ -36,12 +41,13 @@ def conclude(
     """Return ``results`` with the differences of every pair; of recipes where some were run several times."""
     groups = recipes(predictions)
     if all(len(runs) == 1 for runs in groups.values()):
-        return Judgement(results, differences(task, predictions, draws=draws, seed=seed), [])
+        return Judgement(results, differences(task, predictions, draws=draws, seed=seed), [], predictions)
     means = [
         {"name": name, "runs": runs, **_recipe_scores(task, predictions, runs, draws=draws, seed=seed)}
         for name, runs in groups.items()
     ]
-    return Judgement(results, _recipe_differences(task, predictions, groups, draws=draws, seed=seed), means)
+    compared = _recipe_differences(task, predictions, groups, draws=draws, seed=seed)
+    return Judgement(results, compared, means, predictions)
 
 
 def recipes(names: Mapping[str, Any]) -> dict[str, list[str]]:

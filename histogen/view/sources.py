@@ -18,6 +18,7 @@ from histogen.store.tile_store import TileStore
 
 JOURNAL = "metrics.jsonl"
 CONFIG = "config.yaml"
+PREDICTIONS = "predictions.csv"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(run for path in paths for run in _runs(path)))
 
 
+def find_predictions(paths: Sequence[Path]) -> list[Path]:
+    """Return the predictions of benchmarks in ``paths`` and two levels below."""
+    patterns = (PREDICTIONS, f"*/{PREDICTIONS}", f"*/*/{PREDICTIONS}")
+    return list(dict.fromkeys(file for path in paths for pattern in patterns for file in sorted(path.glob(pattern))))
+
+
 def recorded(folder: Path) -> dict[str, Any]:
     """Return the config that a stage left in ``folder``, or in a store; empty where there is none that can be read."""
     place = folder / "ledger" if folder.suffix == STORE_SUFFIX else folder
@@ -93,6 +100,7 @@ def _slides(
     paths: Sequence[Path], stores: Sequence[Path], runs: Sequence[Path], problems: list[str]
 ) -> Iterable[SlideRecord]:
     holders = {path for store in stores for path in (store, store.parent)} | set(runs)
+    holders |= {file.parent for file in find_predictions(paths)}
     for path in paths:
         if path.suffix.lower() == ".csv" or path in holders:
             continue

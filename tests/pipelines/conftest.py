@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from histogen.store.jpeg import encode_jpeg
 from histogen.store.tile_store import TileStore
@@ -74,15 +73,6 @@ def make_sources(drawn_tiles: np.ndarray) -> Callable[[Path], Path]:
         return folder
 
     return make
-
-
-@pytest.fixture
-def one_thread() -> Any:
-    """One torch thread meanwhile, as in the child processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def files_digest(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, str]:

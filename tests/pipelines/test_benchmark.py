@@ -26,6 +26,7 @@ from histogen.store.jpeg import encode_jpeg
 from histogen.store.layout import Column
 from histogen.store.tile_set import TileSet, open_tiles
 from histogen.store.tile_store import TileStore
+from histogen.table import read_table
 
 CLASSES = ("adipose", "glands", "stroma")
 COLOURS = np.array([[230, 225, 235], [150, 70, 160], [225, 150, 190]])
@@ -100,6 +101,18 @@ def test_figures_equal_scikit_learn_on_the_stored_embeddings(slides: Path, vit: 
         assert encoder["knn@stain ±20 %"]["balanced_accuracy"] == pytest.approx(shifted, abs=0.02)
         low, high = encoder["linear"]["ci95"]
         assert low <= encoder["linear"]["balanced_accuracy"] <= high
+    rows = read_table(tmp_path / "out" / "predictions.csv", what="predictions", needs=["store", "row", "label"])
+    names = [store.store_id for store in tiles.stores]
+    where = [tiles.index_of(values["store"], int(values["row"])) for _, values in rows]
+    assert where == test.tolist()
+    assert set(rows[0].values) == {"store", "row", "label"} | {
+        f"{e}.{t}" for e in ("colour", "ViT") for t in ("knn", "linear", "simpleshot")
+    }
+    assert {values["store"] for _, values in rows} < set(names)
+    for encoder, test_name in ((e, t) for e in found["encoders"] for t in ("knn", "linear", "simpleshot")):
+        said = [values[f"{encoder['name']}.{test_name}"] for _, values in rows]
+        accuracy = balanced_accuracy_score([values["label"] for _, values in rows], said)
+        assert encoder[test_name]["balanced_accuracy"] == pytest.approx(accuracy)
     colour, other = found["encoders"]
     assert colour["knn"]["balanced_accuracy"] > 0.6
     by_metric = {d["metric"]: d for d in found["differences"]}
@@ -269,6 +282,13 @@ def test_whole_slides_are_judged_by_their_own_labels(tmp_path: Path) -> None:
     assert all(d["delta"] == 0 for d in found["differences"])
     assert "1 slides without a label" in outcome.summary
     assert "1 labelled slides are not among the tiles given" in outcome.summary
+    rows = read_table(tmp_path / "out" / "predictions.csv", what="predictions", needs=["store", "row", "label"])
+    assert len(rows) == 12 * 9
+    assert all(values["label"] == values["colour.mil"] for _, values in rows)
+    for slide in {values["store"] for _, values in rows}:
+        shares = [float(values["colour.attention"]) for _, values in rows if values["store"] == slide]
+        assert np.mean(shares) == pytest.approx(1, abs=1e-3)
+        assert min(shares) >= 0
     assert "100.0 [100.0, 100.0]" in (tmp_path / "out" / "benchmark.md").read_text()
     # the same labels with blanks around them, and slides that are listed again with the same label
     (tmp_path / "blanks.csv").write_text("\n".join([f"{line} " for line in lines] + lines[3:5]))

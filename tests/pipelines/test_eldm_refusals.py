@@ -21,8 +21,6 @@ from histogen.store.tile_store import TileStore
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,7 +23,6 @@ from histogen.store.tile_store import TileStore
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 OTHER = {"bfloat16": "float32", "float32": "bfloat16"}
 
 

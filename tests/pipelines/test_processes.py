@@ -17,8 +17,6 @@ from histogen.training.journal import read_journal
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SCRIPT = """
 import sys
 from histogen.pipelines.train_autoencoder import command as train_autoencoder

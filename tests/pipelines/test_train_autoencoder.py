@@ -22,8 +22,6 @@ from histogen.training.journal import read_journal
 
 from .conftest import TINY_AUTOENCODER
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def config(sources: Path, out: Path, **changes: Any) -> TrainAutoencoderConfig:
     values = {**TINY_AUTOENCODER, **changes}

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from histogen.pipelines.benchmark.command import BenchmarkConfig
+from histogen.pipelines.benchmark.command import run as run_benchmark
 from histogen.pipelines.embed.command import ensure_embeddings
 from histogen.pipelines.run.draw import DrawConfig
 from histogen.pipelines.run.draw import run as run_draw
@@ -44,7 +46,7 @@ def unpack(packed: dict[str, str]) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """slides/ tiles/ autoencoder/ eldm/ generative/ interpolated/, as the commands leave them."""
+    """slides/ tiles/ autoencoder/ eldm/ generative/ interpolated/ benchmark/, as the commands leave them."""
     folder = tmp_path_factory.mktemp("view")
     run_draw(DrawConfig(out=folder / "slides", num_slides=2, width_px=1000, height_px=640))
     tiles = [folder / "tiles"]
@@ -59,6 +61,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_synthesize(SynthesizeConfig.model_validate(made))
     ensure_embeddings([*tiles, folder / "generative"], "colour")
     ensure_embeddings(tiles, "random:resnet10t")
+    judged = {"tiles": tiles, "encoders": ["colour"], "out": folder / "benchmark", "device": "cpu", "split": "tile"}
+    run_benchmark(BenchmarkConfig.model_validate({**judged, "judge": {"draws": 100, "tests": ["knn"]}}))
     return folder
 
 

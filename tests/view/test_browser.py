@@ -130,6 +130,24 @@ def test_slides_are_drawn_and_coloured(visit: Any) -> None:
     assert page.locator("canvas.zoom").screenshot() != before
 
 
+def test_outlines_and_predictions_lie_over_a_slide(visit: Any) -> None:
+    page = visit("slides/drawn-00")
+    page.wait_for_timeout(500)
+    seen = [page.locator("canvas.zoom").screenshot()]
+    for choice, named in (("tissue", "tissue"), ("annotations", "stroma"), ("both", "stroma"), ("", None)):
+        page.select_option("label:has-text('Outline') select", choice)
+        if named:
+            page.wait_for_selector(f".legends li:has-text('{named}')")
+        page.wait_for_timeout(300)
+        seen.append(page.locator("canvas.zoom").screenshot())
+    assert seen[-1] == seen[0]
+    assert len(set(seen)) == 4
+    page.select_option("label:has-text('Colour tiles by') select", "benchmark.colour.knn")
+    page.wait_for_selector(".legend li:has-text('none')")  # tiles that were trained on
+    page.wait_for_timeout(300)
+    assert page.locator("canvas.zoom").screenshot() not in seen
+
+
 def test_a_lasso_on_the_map_makes_a_sheet_counts_and_a_column(browser: Any, world: Path, tmp_path: Path) -> None:
     shutil.copytree(world / "tiles", tmp_path / "tiles")
     answers = open_rooms(ViewConfig(paths=[tmp_path / "tiles"]))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from shapely.geometry import shape
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
@@ -20,6 +24,10 @@ from histogen.pipelines.view.config import ViewConfig
 from histogen.slides.base import open_slide
 from histogen.store.jpeg import decode_jpeg
 from histogen.store.tile_set import TileSet
+from histogen.table import read_table
+from histogen.tiles.plan import read_overview
+from histogen.tiles.spec import TissueSettings
+from histogen.tiles.tissue import find_tissue
 from histogen.view.answers import Answers
 from histogen.view.components import find_components
 from histogen.view.neighbours import nearest
@@ -240,3 +248,88 @@ def test_a_training_is_followed_while_it_grows(tmp_path: Path) -> None:
     assert answers.data("run/0")["done"] == 4
     assert [one["name"] for one in answers.data("runs")["runs"]] == ["dino", "later"]
     assert "is no row" in answers.data("run/1")["error"]
+
+
+def rings_area(rings: list[list[int]], extent: Extent) -> np.ndarray:
+    """Which pixels of level 0 the rings enclose an odd number of times, bool [h, w]; those on them too."""
+    inside = np.zeros((extent.height, extent.width), np.uint8)
+    corners = [np.array(ring, np.int32).reshape(-1, 2) for ring in rings]
+    cv2.fillPoly(inside, corners, 1)  # several at once: even-odd
+    return inside.astype(bool)
+
+
+def test_outlines_are_those_of_the_tissue_and_of_the_annotations(answers: Answers, world: Path) -> None:
+    found = answers.data("outlines/drawn-00")
+    slide = open_slide(world / "slides" / "drawn-00.svs")
+    overview, mpp = read_overview(slide, TissueSettings().mpp, slide.mpp.mean)
+    mask = find_tissue(overview, mpp, slide.extent, TissueSettings()).mask
+    side = (slide.extent.width, slide.extent.height)
+    expected = cv2.resize(mask.astype(np.uint8), side, interpolation=cv2.INTER_NEAREST).astype(bool)
+    drawn = rings_area(found["tissue"], slide.extent)
+    assert 0.05 < expected.mean() < 0.95
+    assert (drawn & expected).sum() / (drawn | expected).sum() > 0.95
+    features = json.loads((world / "slides" / "drawn-00.geojson").read_text())["features"]
+    areas: dict[str, float] = {}
+    for feature in features:
+        name = feature["properties"]["classification"]["name"]
+        areas[name] = areas.get(name, 0) + shape(feature["geometry"]).area
+    assert {one["name"] for one in found["annotations"]} == set(areas)
+    for one in found["annotations"]:
+        area = rings_area(one["rings"], slide.extent).sum()
+        assert area == pytest.approx(areas[one["name"]], rel=0.05)
+    with pytest.raises(SlideError, match="is not here"):
+        answers.data("outlines/nowhere")
+
+
+def test_what_cannot_be_outlined_is_a_note(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "slides", tmp_path / "slides")
+    (tmp_path / "slides" / "drawn-00.geojson").write_text("{")
+    shutil.copytree(world / "tiles", tmp_path / "tiles")
+    config = tmp_path / "tiles" / "config.yaml"
+    config.write_text(config.read_text().replace(str(world / "slides"), str(tmp_path / "slides")))
+    found = open_rooms(ViewConfig(paths=[tmp_path / "tiles"])).data("outlines/drawn-00")
+    assert found["tissue"]
+    assert found["annotations"] == []
+    (note,) = found["notes"]
+    assert "drawn-00.geojson" in note
+
+
+def test_predictions_of_a_benchmark_colour_the_tiles_that_were_tested(answers: Answers, world: Path) -> None:
+    name = "benchmark.colour.knn"
+    assert answers.column_types()[name] == "category"
+    rows = read_table(world / "benchmark" / "predictions.csv", what="predictions", needs=["store", "row"])
+    said = {(values["store"], int(values["row"])): values["colour.knn"] for _, values in rows}
+    total = 0
+    for position, store in enumerate(answers.tiles.stores):
+        column = answers.data(f"column/{position}/{name}")
+        codes = unpack(column["values"])
+        total += (codes >= 0).sum()
+        for row, code in enumerate(codes.tolist()):
+            assert said.get((store.store_id, row)) == (column["names"][code] if code >= 0 else None)
+    assert total == len(rows) > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("store,row,E.attention\ndrawn-00,1,much\n", "holds what is no number"),
+        ("store,E.knn\ndrawn-00,a\n", "has no column 'row'"),
+        ("store,row,E.knn\nelsewhere,1,a\ndrawn-00,first,a\ndrawn-00,99999999,a\n", None),
+    ],
+)
+def test_predictions_that_cannot_be_used_are_said(world: Path, tmp_path: Path, text: str, sentence: str | None) -> None:
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "predictions.csv").write_text(text)
+    answers = open_rooms(ViewConfig(paths=[world / "tiles", tmp_path]))
+    assert not [name for name in answers.column_types() if name.startswith("judged.")]
+    said = [problem for problem in answers.data("index")["problems"] if "predictions.csv" in problem]
+    assert [sentence in problem for problem in said] == [True] if sentence else said == []
+
+
+def test_attention_is_a_number(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "run 1").mkdir()
+    (tmp_path / "run 1" / "predictions.csv").write_text("store,row,E#2.attention\ndrawn-00,3,0.5\ndrawn-00,1,2\n")
+    answers = open_rooms(ViewConfig(paths=[world / "tiles", tmp_path]))
+    assert answers.column_types()["run-1.E-2.attention"] == "number"
+    values = answers.values(0, "run-1.E-2.attention")
+    assert (values[3], values[1], np.isfinite(values).sum()) == (0.5, 2, 2)

@@ -25,6 +25,7 @@ from histogen.evaluation.verdicts import Judgement
 from histogen.files import write_atomic
 from histogen.lease import for_its_output
 from histogen.pipelines.benchmark.config import BenchmarkConfig
+from histogen.pipelines.benchmark.predictions import PREDICTIONS_NAME, write_predictions
 from histogen.pipelines.embed import command as embed
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, claim_output, finish_output
 from histogen.progress import progress_bar
@@ -43,7 +44,7 @@ PROTOCOLS = "Protocols: k-NN {knn}, linear probe {linear}; figures of different 
 
 @for_its_output
 def run(config: BenchmarkConfig) -> Outcome:
-    """Embed what is not embedded, judge every encoder, and write ``benchmark.json``, ``.md`` and ``.html``."""
+    """Embed what is not embedded, judge every encoder, and write figures, page and predictions."""
     tiles = open_tiles(config.tiles)
     slides = load_slides(tiles, config) if config.slide_labels is not None else None
     task = load_task(tiles, config) if slides is None else slides[0].task
@@ -69,9 +70,10 @@ def run(config: BenchmarkConfig) -> Outcome:
         benchmark["notes"].append(PROTOCOLS.format(knn=config.judge.knn.protocol, linear=config.judge.linear.protocol))
     write_atomic(out / JSON_NAME, json.dumps(benchmark, indent=1))
     write_atomic(out / TABLE_NAME, benchmark_table(benchmark))
+    write_predictions(out / PREDICTIONS_NAME, tiles, task, None if slides is None else slides[0], found)
     settings = {"benchmark": (out / CONFIG_NAME).read_text()}
     write_report(out / PAGE_NAME, RunReport("Benchmark of encoders", benchmark=benchmark, configs=settings))
-    finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME, page=PAGE_NAME)
+    finish_output(out, benchmark=JSON_NAME, table=TABLE_NAME, predictions=PREDICTIONS_NAME, page=PAGE_NAME)
     return Outcome(out, benchmark_text(benchmark), results=benchmark, page=out / PAGE_NAME)
 
 

@@ -44,9 +44,11 @@ def open_rooms(config: ViewConfig) -> Answers:
     Raises:
         ConfigError, StoreError, EncoderError: a path or an encoder cannot be used, or nothing to look at is there.
     """
+    from histogen.pipelines.view.outlines import Outlines
     from histogen.view.answers import Answers
     from histogen.view.maps import Maps
     from histogen.view.neighbours import Neighbours, encoders_of
+    from histogen.view.predictions import add_predictions
     from histogen.view.runs import Runs
     from histogen.view.selection import Selection
     from histogen.view.sources import find_sources
@@ -59,6 +61,8 @@ def open_rooms(config: ViewConfig) -> Answers:
     Maps(answers, answers.facts["encoders"], seed=config.seed)
     Selection(answers)
     Runs(answers, config.paths)
+    Outlines(answers)
+    add_predictions(answers, config.paths)
     if config.export is None:
         from histogen.pipelines.view.live import Live
 

@@ -2,7 +2,8 @@
 "use strict";
 
 const DRAWN_TILES = 250;
-const state = { column: "", opacity: 0.45, grid: true };
+const state = { column: "", opacity: 0.45, outlines: "" };
+const OUTLINES = { tissue: "#009e73", ink: "#e69f00" };
 
 H.rooms.push({
   name: "slides",
@@ -15,12 +16,17 @@ H.rooms.push({
     const about = await H.get(`slide/${slide.id}`, { fresh: true });
     const panel = H.el("div", { class: "panel" });
     const legend = H.el("div", { class: "legends" });
+    const drawings = H.el("div", { class: "legends" });
     let coloured = layers.map(() => null);
+    let outlines = [];
     const zoom = new H.Zoom({
       ...about,
       label: `slide ${slide.id}: arrows move, plus and minus zoom, 0 shows all, Enter opens the tile in the middle`,
       squareUrl: (name) => `image/slide/${slide.id}/${name}.jpg`,
-      overlay: (context, view) => state.grid && layers.forEach((one, k) => drawLayer(context, view, one, coloured[k], about.zooms === 0)),
+      overlay: (context, view) => {
+        layers.forEach((one, k) => drawLayer(context, view, one, coloured[k], about.zooms === 0));
+        outlines.forEach((one) => drawOutline(context, view, one));
+      },
       onlost: async (name) => H.say(await H.whyNot(`image/slide/${slide.id}/${name}.jpg`)),
       onpick: (x, y) => pick(layers, x, y, (found) => openTile(panel, found)),
     });
@@ -31,6 +37,21 @@ H.rooms.push({
       legend.replaceChildren(...coloured.filter(Boolean).map((one) => one.legend));
       zoom.draw();
     };
+    const outline = async (name) => {
+      state.outlines = name;
+      try {
+        const found = name ? await H.get(`outlines/${slide.id}`) : null;
+        outlines = found ? outlinesOf(found, name) : [];
+        const notes = (found?.notes ?? []).map((sentence) => H.el("p", { class: "note" }, sentence));
+        const none = found && !outlines.length && !notes.length ? [H.el("p", { class: "quiet" }, `There is no outline of ${name} for this slide.`)] : [];
+        const entries = outlines.map((one) => H.el("li", {}, H.el("span", { class: "swatch", style: `background:${one.colour}` }), one.name));
+        drawings.replaceChildren(H.el("ul", { class: "legend" }, entries), ...none, ...notes);
+      } catch (error) {
+        outlines = [];
+        drawings.replaceChildren(H.el("p", { class: "note" }, error.message));
+      }
+      zoom.draw();
+    };
     const choice = H.select("Slide", known.map((one) => [one.id, one.id]), slide.id, (value) => { location.hash = `#slides/${value}`; });
     const columns = H.index.columns.map(({ name }) => [name, name]);
     const tools = H.el("div", { class: "tools" }, choice,
@@ -38,12 +59,15 @@ H.rooms.push({
         H.select("Colour tiles by", [["", "nothing"], ...columns], state.column, recolour),
         H.slider("Opacity", { min: 0, max: 1, step: 0.05, value: state.opacity }, (value) => { state.opacity = value; zoom.draw(); }),
       ] : [],
+      H.index.outlines?.includes(slide.id)
+        ? H.select("Outline", [["", "nothing"], ["tissue", "tissue"], ["annotations", "annotations"], ["both", "both"]], state.outlines, outline) : [],
       H.el("div", { class: "buttons" },
         button("+", "zoom in", () => zoom.zoomBy(0.6)), button("−", "zoom out", () => zoom.zoomBy(1 / 0.6)),
         button("all", "show the whole slide", () => zoom.fit())));
-    main.replaceChildren(tools, ...said(about, layers), H.el("div", { class: "beside" }, H.el("div", { class: "stage" }, zoom.canvas, legend), panel));
+    main.replaceChildren(tools, ...said(about, layers), H.el("div", { class: "beside" }, H.el("div", { class: "stage" }, zoom.canvas, legend, drawings), panel));
     panel.replaceChildren(summary(slide, about, layers));
     await recolour(state.column);
+    if (state.outlines && H.index.outlines?.includes(slide.id)) outline(state.outlines); // the slide first: this takes a second
     if (number !== undefined) goTo(zoom, layers, Number(number), panel);
     return () => zoom.close();
   },
@@ -100,6 +124,35 @@ function drawLayer(context, view, one, colouring, asPictures) {
       context.strokeRect(left, top, width, height);
     }
   }
+}
+
+function outlinesOf(found, which) {
+  const drawn = which === "annotations" ? [] : ["tissue", "ink"].map((name) => ({ name, colour: OUTLINES[name], rings: found[name] }));
+  const named = which === "tissue" ? [] : found.annotations.map((one, k) => ({ ...one, colour: H.categoryColour(k + 3) }));
+  return [...drawn, ...named].filter((one) => one.rings.length).map((one) => ({ ...one, path: pathOf(one.rings) }));
+}
+
+function pathOf(rings) {
+  const path = new Path2D();
+  for (const ring of rings) {
+    path.moveTo(ring[0], ring[1]);
+    for (let k = 2; k < ring.length; k += 2) path.lineTo(ring[k], ring[k + 1]);
+    path.closePath();
+  }
+  return path;
+}
+
+/* Twice, the first wider and white, so that it is seen on any stain. */
+function drawOutline(context, view, one) {
+  context.save();
+  context.scale(1 / view.scale, 1 / view.scale);
+  context.translate(-view.x, -view.y);
+  for (const [colour, width] of [["rgba(255, 255, 255, 0.85)", 4], [one.colour, 2]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = width * view.scale;
+    context.stroke(one.path);
+  }
+  context.restore();
 }
 
 function tileImage(one, k, view) {

@@ -27,7 +27,6 @@ from histogen.store.tile_store import TileStore
 
 from ..conftest import TINY_AUTOENCODER, TINY_ELDM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ENCODER = "embeddings/colour-histogram"
 
 

@@ -33,8 +33,6 @@ from histogen.training.journal import read_journal
 
 from ..conftest import TINY_AUTOENCODER, TINY_ELDM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def world(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:

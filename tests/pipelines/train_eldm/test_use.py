@@ -35,7 +35,6 @@ from histogen.store.tile_store import TileStore
 
 from ..conftest import TINY_AUTOENCODER, TINY_ELDM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
 
