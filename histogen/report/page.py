@@ -49,6 +49,11 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
     return f'<p class="intro">{escape(text)}</p>' if quiet else f"<p>{escape(text)}</p>"
 
 
+def link(text: str, address: str) -> str:
+    """Return a paragraph that leads to a file beside the page."""
+    return f'<p><a href="{escape(address)}">{escape(text)}</a></p>'
+
+
 def heading(text: str) -> str:
     """Return a heading inside a section."""
     return f"<h3>{escape(text)}</h3>"

@@ -16,6 +16,7 @@ from histogen.report.stages import RunReport, SlidePicture, StageTime
 from histogen.report.story import story_card
 
 MAX_SLIDES_IN_FULL = 12
+ROOMS = "Look around: slides, a map of the tiles, neighbours, what was made of a tile"
 
 
 def write_report(path: Path, report: RunReport) -> Path:
@@ -54,7 +55,8 @@ def report_html(report: RunReport) -> str:
     facts = page.facts(report.facts) if report.facts else ""
     if report.conditioning is not None and (warning := ignored_sentence(report.conditioning)):
         verdicts = page.verdict(warning, tone="bad") + verdicts
-    lead = (story_card(report.story, report.neighbours) if report.story is not None else "") + verdicts + facts
+    rooms = page.link(ROOMS, report.rooms) if report.rooms else ""
+    lead = rooms + (story_card(report.story, report.neighbours) if report.story is not None else "") + verdicts + facts
     return page.render_page(report.title, subtitle=report.subtitle, sections=sections, lead=lead)
 
 

@@ -120,6 +120,8 @@ class RunReport:
 
     title: str
     subtitle: str = ""
+    rooms: str = ""
+    """Address, from the page, of a page of ``histogen view`` that was exported beside it."""
     story: Story | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     neighbours: Neighbours | None = None

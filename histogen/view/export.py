@@ -60,6 +60,7 @@ def export(answers: Answers, folder: Path, *, seed: int, overwrite: bool, most: 
         OutputExistsError: the folder is there, and is no page of before or may not be overwritten.
     """
     _check_free(folder, overwrite=overwrite)
+    answers.tiles.is_frozen = True
     total = sum(int(answers.tiles.present(k).sum()) for k in range(len(answers.tiles.stores)))
     numbers = choose_sample(answers.tiles, most=most, seed=seed)
     if len(numbers) < total:

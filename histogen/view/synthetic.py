@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -29,8 +32,9 @@ class Synthetic:
 
     def __init__(self, answers: Answers) -> None:
         self.tiles = answers.tiles
+        self._known: Lineage | None = None
         self._positions = [k for k, store in enumerate(self.tiles.stores) if store.kind in SYNTHETIC]
-        self._origins = lru_cache(maxsize=64)(self._read_origins)
+        self._lock = threading.Lock()
         answers.facts["synthetic"] = bool(self._positions)
         answers.add_data("sources", self.sources)
         answers.add_data(r"synthetic/(\d{1,12})", self.family)
@@ -38,8 +42,8 @@ class Synthetic:
 
     def sources(self) -> dict[str, Any]:
         """Return some tiles of which others were made, evenly over all."""
-        of_each = [self._origins(p, "source")[self.tiles.kept(p)] for p in self._positions]
-        found = np.unique(np.concatenate([*of_each, np.zeros(0, np.int64)]))
+        kept = np.concatenate([*(self.tiles.kept(p) for p in self._positions), np.zeros(0, bool)])
+        found = np.unique(self._lineage.source[kept])
         found = found[found >= 0]
         places = np.linspace(0, max(len(found) - 1, 0), min(MOST_SOURCES, len(found))).astype(int)
         chosen = found[places]
@@ -52,22 +56,27 @@ class Synthetic:
         source = self._source_of(asked) if position in self._positions else asked
         if source is None:
             return {"source": None, "asked": asked, "made": [self._about(asked)]}
-        return {"source": source, "asked": asked, "made": [m for p in self._positions for m in self._made(p, source)]}
+        return {"source": source, "asked": asked, "made": self._made(source)}
 
     def _source_of(self, number: int) -> int | None:
-        position, row = self.tiles.locate(number)
-        source = int(self._origins(position, "source")[row])
+        source = int(self._lineage.source[number - self._lineage.first])
         return source if source >= 0 else None
 
-    def _made(self, position: int, source: int) -> list[dict[str, Any]]:
-        start = int(self.tiles.starts[position])
-        rows = np.flatnonzero((self._origins(position, "source") == source) & self.tiles.kept(position))
-        return [self._about(start + int(row)) for row in rows]
+    def _made(self, source: int) -> list[dict[str, Any]]:
+        return [self._about(number) for number in self._lineage.made_of(source) if self.tiles.is_kept(number)]
+
+    @property
+    def _lineage(self) -> Lineage:
+        """Found once; synthetic stores say what their tiles are made of before the first of them is there."""
+        with self._lock:
+            if self._known is None:
+                self._known = find_lineage(self.tiles, self._positions)
+            return self._known
 
     def _about(self, number: int) -> dict[str, Any]:
         position, row = self.tiles.locate(number)
         store, values = self.tiles.stores[position], self.tiles.row(number)
-        partner = int(self._origins(position, "partner")[row])
+        partner = int(self._lineage.partner[number - self._lineage.first])
         said = {name: plain(values.get(name)) for name in ("alpha", "consistency")}
         return {
             "number": number,
@@ -91,8 +100,8 @@ class Synthetic:
         source = self._source_of(asked) if self.tiles.locate(asked)[0] in self._positions else None
         if source is None:
             raise StoreError(f"tile {asked} has no source among the stores that were given; add its store")
-        position, row = self.tiles.locate(asked)
-        partner = int(self._origins(position, "partner")[row])
+        position, _ = self.tiles.locate(asked)
+        partner = int(self._lineage.partner[asked - self._lineage.first])
         encoder = str(self.tiles.stores[position].provenance.get("encoder"))
         made_of = [source, *([partner] if partner >= 0 else [])]
         candidates = list(made_of)
@@ -124,8 +133,32 @@ class Synthetic:
         scores = copy_scores(query, reference[judged])
         return {"nearest": candidates[judged[scores.nearest[0]]], "ratio": plain(scores.ratio[0])}
 
-    def _read_origins(self, position: int, who: str) -> NDArray[np.int64]:
-        return origins(self.tiles, position, who)
+
+@dataclass(frozen=True)
+class Lineage:
+    """What all synthetic tiles were made of, int64 [M]; their numbers are ``first`` and on.
+
+    source, partner: numbers of tiles, -1 where there is none, or not here; order: by source.
+    """
+
+    first: int
+    source: NDArray[np.int64]
+    partner: NDArray[np.int64]
+    order: NDArray[np.int64]
+
+    def made_of(self, source: int) -> list[int]:
+        """Return the numbers of the tiles made of ``source``, ascending."""
+        low, high = np.searchsorted(self.source, [source, source + 1], sorter=self.order)
+        found: list[int] = (self.first + self.order[low:high]).tolist()
+        return found
+
+
+def find_lineage(tiles: Tiles, positions: Sequence[int]) -> Lineage:
+    """Return the lineage of the tiles of the stores at ``positions``, which are the last ones."""
+    parts = {who: [origins(tiles, p, who) for p in positions] for who in ("source", "partner")}
+    source, partner = (np.concatenate([*parts[who], np.zeros(0, np.int64)]) for who in ("source", "partner"))
+    first = int(tiles.starts[positions[0]]) if positions else len(tiles)
+    return Lineage(first, source, partner, np.argsort(source, kind="stable"))
 
 
 def origins(tiles: Tiles, position: int, who: str) -> NDArray[np.int64]:

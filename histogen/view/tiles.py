@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from histogen.errors import HistogenError, StoreError
 from histogen.store.jpeg import complete_jpeg
 from histogen.store.layout import unpack_text
+from histogen.store.row_array import RowArray
 from histogen.store.tile_store import TileStore
 from histogen.view.bounded import Bounded
 
@@ -34,14 +35,19 @@ class Tiles:
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.problems: dict[str, None] = {}
         self.embeddings: Bounded[NDArray[np.float32]] = Bounded(EMBEDDING_BYTES, lambda values: values.nbytes)
+        self.blocks = _blocks()
+        self.is_frozen = False
+        """Whether stores are taken not to change any more, as while a page is exported."""
         self._sample: NDArray[np.int64] | None = None
+        self._listed: dict[tuple[int, str], tuple[int, list[str]]] = {}
+        self._rows: dict[tuple[int, str], RowArray] = {}
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def keep_only(self, numbers: NDArray[np.int64]) -> None:
         """Show these tiles (ascending) and no others, as if others were absent: a sample that is exported."""
-        self._sample = numbers
+        self._sample, self.blocks = numbers, _blocks()
 
     @property
     def is_sample(self) -> bool:
@@ -54,6 +60,13 @@ class Tiles:
         if self._sample is None:
             return np.ones(high - low, bool)
         return np.isin(np.arange(low, high), self._sample, assume_unique=True)
+
+    def is_kept(self, number: int) -> bool:
+        """Whether a tile may be shown."""
+        if self._sample is None:
+            return True
+        place = int(np.searchsorted(self._sample, number))
+        return place < len(self._sample) and bool(self._sample[place] == number)
 
     def locate(self, number: int) -> tuple[int, int]:
         """Return the position of the tile's store, and its row there.
@@ -109,12 +122,33 @@ class Tiles:
 
     # columns
 
+    def rows_in(self, position: int, group: str) -> list[str]:
+        """Return the arrays in ``columns`` or ``embeddings`` of a store; listed again when one was added."""
+        store = self.stores[position]
+        if self.is_frozen and (position, group) in self._listed:
+            return self._listed[position, group][1]
+        try:
+            changed = (store.path / group).stat().st_mtime_ns
+        except OSError:
+            return []
+        known, names = self._listed.get((position, group), (None, []))
+        if known != changed:
+            names = store.list_rows(group)
+            if len(names) == sum(child.is_dir() for child in (store.path / group).iterdir()):  # none is being made
+                self._listed[position, group] = changed, names
+        return names
+
+    def _open_rows(self, position: int, path: str) -> RowArray:
+        if (position, path) not in self._rows:
+            self._rows[position, path] = self.stores[position].rows(path)
+        return self._rows[position, path]
+
     @cached_property
     def columns(self) -> dict[str, str]:
         """Columns that can colour tiles, to their type: ``category`` or ``number``; in order of first appearance."""
         found: dict[str, str] = dict.fromkeys(BUILT_IN, "category")
-        for store in self.stores:
-            for name in store.list_rows("columns"):
+        for position, store in enumerate(self.stores):
+            for name in self.rows_in(position, "columns"):
                 if name in found or name in HIDDEN:
                     continue
                 kind = self._type_of(store, name)
@@ -125,6 +159,7 @@ class Tiles:
     def forget_columns(self) -> None:
         """Look for columns again: one was added."""
         self.__dict__.pop("columns", None)
+        self._rows.clear()
 
     def _type_of(self, store: TileStore, name: str) -> str | None:
         try:
@@ -190,13 +225,12 @@ class Tiles:
     def row(self, number: int, only: Collection[str] | None = None) -> dict[str, Any]:
         """Return what every column, or ``only`` these, says of one tile, categories and texts as strings."""
         position, row = self.locate(number)
-        store = self.stores[position]
         said: dict[str, Any] = {}
-        for name in store.list_rows("columns"):
+        for name in self.rows_in(position, "columns"):
             if only is not None and name not in only:
                 continue
             try:
-                rows = store.rows(f"columns/{name}")
+                rows = self._open_rows(position, f"columns/{name}")
                 value, attributes = rows.read([row])[0], rows.layout.attributes
             except HistogenError as error:
                 self.note(error)
@@ -212,6 +246,10 @@ class Tiles:
     @cached_property
     def _positions(self) -> dict[str, int]:
         return {store.store_id: position for position, store in enumerate(self.stores)}
+
+
+def _blocks() -> Bounded[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    return Bounded(EMBEDDING_BYTES, lambda block: block[0].nbytes + block[1].nbytes)
 
 
 def slide_of(store: TileStore) -> str:

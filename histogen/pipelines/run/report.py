@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import histogen
+from histogen.errors import HistogenError
 from histogen.files import write_atomic
 from histogen.pipelines.benchmark.command import load_task
 from histogen.pipelines.benchmark.config import BenchmarkConfig
@@ -20,6 +22,8 @@ from histogen.pipelines.outputs import CONFIG_NAME, read_run
 from histogen.pipelines.run.chain import RunConfig, StageRecord, chain, stage_config
 from histogen.pipelines.run.neighbours import find_neighbours, judged_encoders
 from histogen.pipelines.run.recognised import recognise
+from histogen.pipelines.view.command import open_rooms
+from histogen.pipelines.view.config import ViewConfig
 from histogen.report.benchmark import difference_sentence, interval_text
 from histogen.report.run_report import write_report
 from histogen.report.samples import recognised_sentence
@@ -38,11 +42,14 @@ from histogen.report.story import findings
 from histogen.seeds import derive_seed, numpy_rng
 from histogen.store.tile_set import TileSet, open_tiles
 from histogen.training.journal import JOURNAL_NAME
+from histogen.view.export import export
 
-REPORT_NAME, FIGURES_NAME = "report.html", "report.json"
+REPORT_NAME, FIGURES_NAME, ROOMS_NAME = "report.html", "report.json", "view"
 NUM_SOURCES = 16
 NUM_SAMPLES = 3
 NUM_INTERPOLATIONS = 6
+ROOM_TILES = 120
+"""Tiles of the page of ``histogen view`` beside the report: some seconds' work."""
 ALPHAS = (1.0, 0.75, 0.5, 0.25, 0.0)
 TILES_PER_SLIDE = 8
 
@@ -58,7 +65,8 @@ def write_chain_report(config: RunConfig, records: Sequence[StageRecord]) -> tup
     look = ["histogen", "view", str(out)]
     report = RunReport(
         title="Gen-SIS, from tiles to encoders",
-        subtitle=f"histogen {histogen.__version__} · {out} · to look around in it: {shlex.join(look)}",
+        subtitle=f"histogen {histogen.__version__} · {out} · to look around in all of it: {shlex.join(look)}",
+        rooms=export_rooms(config),
         story=story(config, tiles, benchmark, recognised),
         neighbours=neighbours,
         recognised=recognised,
@@ -152,6 +160,18 @@ def last_lines(benchmark: Mapping[str, Any] | None, recognised: Mapping[str, Any
     wanted = "knn.balanced_accuracy"
     lines += [difference_sentence(d) for d in benchmark["differences"] if d["metric"] == wanted]
     return lines if recognised is None else [*lines, recognised_sentence(recognised)]
+
+
+def export_rooms(config: RunConfig) -> str:
+    """Export the page of ``histogen view`` with some tiles; return its address from the report, empty without one."""
+    folder = config.out / ROOMS_NAME
+    try:
+        rooms = open_rooms(ViewConfig(paths=[config.out], export=folder, seed=config.seed, device=config.device))
+        export(rooms, folder, seed=config.seed, overwrite=True, most=ROOM_TILES)
+    except HistogenError as error:
+        sys.stderr.write(f"warning: there is no page to look around in: {error}\n")
+        return ""
+    return f"{ROOMS_NAME}/index.html"
 
 
 def sample_pictures(tiles: TileSet, config: RunConfig) -> tuple[list[SourceRow], list[InterpolationRow]]:

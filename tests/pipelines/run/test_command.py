@@ -72,6 +72,13 @@ def test_every_stage_leaves_its_output_and_the_page_shows_the_measured_figures(d
         assert f"{100 * encoder['knn']['balanced_accuracy']:.1f}" in page
     assert page.count("data:image/") > 50
     assert 'src="http' not in page
+    assert '<a href="view/index.html">Look around' in page
+    index = (done / "view" / "data" / "index.js").read_text()
+    rooms = json.loads(index.removeprefix('H.give("index", ').removesuffix(");\n"))
+    shown = list((done / "view" / "image" / "tile").glob("*.jpg"))
+    assert {store["kind"] for store in rooms["stores"]} == {"slide", "generative", "interpolated"}
+    assert rooms["sample"]["of"] > len(shown) > 60
+    assert (rooms["problems"], rooms["runs"], rooms["synthetic"]) == ([], True, True)
 
 
 def test_synthetic_stores_name_their_sources_and_partners(done: Path) -> None:
