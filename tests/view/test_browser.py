@@ -130,6 +130,18 @@ def test_slides_are_drawn_and_coloured(visit: Any) -> None:
     assert page.locator("canvas.zoom").screenshot() != before
 
 
+def test_a_room_that_comes_late_is_not_seen_in_the_next_one(visit: Any) -> None:
+    page = visit("run/1")
+    page.route("**/data/sources", lambda route: (page.wait_for_timeout(700), route.continue_()))
+    page.evaluate("() => { location.hash = 'synthetic'; }")
+    page.wait_for_selector("main :text('Opening …')")
+    page.evaluate("() => { location.hash = 'run/1'; }")
+    page.wait_for_selector("main .charts")
+    page.wait_for_timeout(1200)
+    assert page.locator("main .charts").count() == 1
+    assert page.locator("main h2:has-text('Tiles from which')").count() == 0
+
+
 def test_outlines_and_predictions_lie_over_a_slide(visit: Any) -> None:
     page = visit("slides/drawn-00")
     page.wait_for_timeout(500)
@@ -182,8 +194,8 @@ def test_umap_tells_its_progress_is_kept_and_is_the_same_again(browser: Any, wor
         page.goto(f"{client.server.address}#map")
         page.wait_for_selector("canvas.points")
         page.select_option("label:has-text('Map by') select", "umap")
-        page.wait_for_selector("main > p:has-text('UMAP: ')")
-        page.wait_for_selector("main > p:has-text('tiles.')", timeout=120_000)
+        page.wait_for_selector("main > div > p:has-text('UMAP: ')")
+        page.wait_for_selector("main > div > p:has-text('tiles.')", timeout=120_000)
         page.close()
     kept = list((tmp_path / "tiles" / "maps").glob("colour-histogram-*.npy"))
     assert len(kept) == 1

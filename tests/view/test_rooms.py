@@ -277,6 +277,8 @@ def test_outlines_are_those_of_the_tissue_and_of_the_annotations(answers: Answer
     for one in found["annotations"]:
         area = rings_area(one["rings"], slide.extent).sum()
         assert area == pytest.approx(areas[one["name"]], rel=0.05)
+    beside = open_rooms(ViewConfig(paths=[world / "slides"])).data("outlines/drawn-00")  # no tiles say where they are
+    assert beside == found
     with pytest.raises(SlideError, match="is not here"):
         answers.data("outlines/nowhere")
 

@@ -85,7 +85,12 @@ class Outlines:
 def _annotations(
     record: SlideRecord, config: TileConfig, slide: BaseSlide, mask: TissueMask, tolerance: float
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    file = files_beside(config, record).get("annotations")
+    # those that the tiling was given, or, where they are not there any more, what lies beside the slide
+    here = config.annotations is not None and config.annotations.exists()
+    where = config.model_copy(
+        update={"annotations": config.annotations if here else record.path.parent, "roi": None, "positions": None}
+    )
+    file = files_beside(where, record).get("annotations")
     if file is None:
         return [], ()
     regions, notes = place_areas(read_areas(file, slide), slide, mask, config.frame)

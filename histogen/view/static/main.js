@@ -21,12 +21,14 @@ async function openRoom() {
     return;
   }
   document.title = `${room.title ?? room.name} · histogen view`;
+  const place = H.el("div", {}, H.el("p", { class: "quiet late" }, "Opening …")); // its own: what comes late is not seen elsewhere
+  main.replaceChildren(place);
   try {
-    const close = await room.open(main, ...rest);
+    const close = await room.open(place, ...rest);
     if (mine === asked) leave = close ?? null;
     else close?.();
   } catch (error) {
-    if (mine === asked) main.replaceChildren(H.el("p", { class: "bad", role: "alert" }, error.message));
+    place.replaceChildren(H.el("p", { class: "bad", role: "alert" }, error.message));
   }
 }
 
