@@ -20,6 +20,7 @@ from histogen.lease import give_back_all
 
 from . import (
     benchmark,
+    configs,
     demo,
     embed,
     encoders,
@@ -53,6 +54,7 @@ app = typer.Typer(
 for module, panel in (
     (demo, "Start here"),
     (run, "Start here"),
+    (configs, "Start here"),
     (inspect, "Start here"),
     (view, "Start here"),
     (plan, "Tiles"),

@@ -9,6 +9,12 @@ from pathlib import Path
 from histogen.errors import ConfigError
 
 
+def shipped_configs() -> dict[str, Path]:
+    """Return the shipped configs by name (``pretrain/demo``), in order."""
+    folder = Path(str(importlib.resources.files("histogen.configs")))
+    return {f"{file.parent.name}/{file.stem}": file for file in sorted(folder.glob("*/*.yaml"))}
+
+
 def find_config(name: str | Path) -> Path:
     """Return the YAML called ``name``: a path, or one of those shipped (``pretrain/demo.yaml``, ``pretrain/demo``).
 
@@ -21,9 +27,9 @@ def find_config(name: str | Path) -> Path:
     for shipped in (folder / name, folder / f"{name}.yaml"):
         if shipped.is_file() and folder in shipped.resolve().parents:
             return shipped
-    names = [f"{path.parent.name}/{path.stem}" for path in sorted(folder.glob("*/*.yaml"))]
+    names = list(shipped_configs())
     wanted = str(name).removesuffix(".yaml")
     near = [one for one in names if one.rpartition("/")[2] == wanted] or difflib.get_close_matches(wanted, names, n=1)
     near = near or [one for one in names if one.partition("/")[0] == wanted.partition("/")[0]]
-    hint = f"did you mean {' or '.join(near)}" if near else "configs/README.md lists these"
+    hint = f"did you mean {' or '.join(near)}" if near else "histogen configs lists these"
     raise ConfigError(f"config '{name}' does not exist, neither as a file nor among the shipped ones; {hint}")

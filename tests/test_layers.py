@@ -169,7 +169,7 @@ def test_a_mistake_in_a_config_is_said_before_anything_heavy_is_imported(tmp_pat
     (tmp_path / "key.yaml").write_text("no_such_key: 1\n")
     (tmp_path / "stage.yaml").write_text("slides: [none]\nout: none\npretrain: {no_such_key: 1}\n")
     names = {file.stem.replace("_", "-") for file in (ROOT / "cli").glob("*.py")}
-    names -= {"--init--", "main", "common", "usage", "inspect", "encoders"}  # these two have no config
+    names -= {"--init--", "main", "common", "usage", "inspect", "encoders", "configs"}  # these have no config
     calls = [
         [name, *(["folder"] if name == "import-images" else []), *([] if name == "run" else ["--config"]), file]
         for name in sorted(names)

@@ -38,7 +38,7 @@ def load_autoencoder(folder: Path, device: torch.device | str = "cpu") -> Autoen
         what = f"a {name}" if name else "no network of diffusers"
         raise ConfigError(f"'{folder}' holds {what}; give an AutoencoderKL or a VQModel")
     with usable(f"autoencoder '{folder}'", "train it again, or copy it again"):
-        model, found = classes[str(name)].from_pretrained(folder, output_loading_info=True)
+        model, found = classes[str(name)].from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
         mean, std = latent_statistics(model, torch.zeros(1))
         if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
             raise ConfigError(f"autoencoder '{folder}' states no mean and scale of its latents; train it again")

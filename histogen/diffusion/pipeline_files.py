@@ -74,11 +74,12 @@ def _load(folder: Path, index: Mapping[str, Any]) -> Any:
     if index["unet"][1] != UNet2DConditionModel.__name__:
         raise ValueError(f"its U-Net is a {index['unet'][1]}")
     scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(folder / "scheduler")
+    how = {"local_files_only": True, "low_cpu_mem_usage": False}  # which would need accelerate, to save some seconds
     pipeline = EldmPipeline(
-        UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True),
+        UNet2DConditionModel.from_pretrained(folder / "unet", **how),
         load_autoencoder(folder / "autoencoder"),
         scheduler,
-        Conditioner.from_pretrained(folder / "conditioner", local_files_only=True),
+        Conditioner.from_pretrained(folder / "conditioner", **how),
         **{key: index[key] for key in ("encoder_name", "supervision", "sampler") if key in index},
     )
     for part in ("unet", "conditioner"):

@@ -122,6 +122,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return what an error says first; a heading (torch's "Error(s) in loading:") with the line below it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines and not isinstance(error, KeyError) else f"nothing under {error}"
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    said = said if lines and not isinstance(error, KeyError) else f"nothing under {error}"
     return said if len(said) <= 200 else f"{said[:200]} …"

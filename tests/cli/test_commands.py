@@ -19,7 +19,7 @@ from histogen.store.tile_store import TileStore
 
 ALL = (
     "tile", "import-images", "inspect", "pretrain", "embed", "train-autoencoder", "train-eldm", "synthesize",
-    "fidelity", "benchmark", "run", "demo", "encoders",
+    "fidelity", "benchmark", "run", "demo", "configs", "encoders",
 )  # fmt: skip
 BULK = ("tile", "import-images", "embed", "synthesize", "fidelity", "benchmark", "run", "demo")
 
@@ -39,7 +39,7 @@ def test_the_help_lists_every_command() -> None:
 def test_a_command_has_an_example_and_the_common_options(name: str) -> None:
     text = histogen(name, "--help").stdout
     assert f"Example: histogen {name}" in text
-    if name in ("inspect", "encoders"):
+    if name in ("inspect", "encoders", "configs"):
         return
     options = ["--set", "--seed", "--device", "--resume", "--overwrite"]
     options += ["--config"] if name != "run" else []

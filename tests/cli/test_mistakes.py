@@ -14,7 +14,7 @@ from histogen.config import StageConfig
 from histogen.pipelines.outputs import claim_output
 
 COMMANDS = sorted(command.name for command in app.registered_commands if command.name)
-COMPLETE_ALONE = {"demo", "encoders"}  # need nothing more: one runs, the other lists
+COMPLETE_ALONE = {"demo", "configs", "encoders"}  # need nothing more: one runs, the others list
 
 
 def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> str:
@@ -60,7 +60,7 @@ def test_a_command_alone_says_what_it_needs_and_shows_an_example(say: Callable[.
         (["run"], "histogen run needs CONFIG (YAML of the chain, such as configs/run/quick.yaml); for example: "),
         (["tlie"], "there is no command 'tlie'; did you mean 'histogen tile'"),
         (["pretrian", "t"], "there is no command 'pretrian'; did you mean 'histogen pretrain'"),
-        (["xyzzy"], "there is no command 'xyzzy'; there are demo, run, inspect, view, plan, tile, "),
+        (["xyzzy"], "there is no command 'xyzzy'; there are demo, run, configs, inspect, view, plan, tile, "),
         (["--frob"], "histogen has no option '--frob'; 'histogen --help' lists them"),
         (["tile", "s", "--tilepx", "3"], "histogen tile has no option '--tilepx'; did you mean '--tile-px'; a "),
         (["pretrain", "t", "--lr", "3"], "histogen pretrain has no option '--lr'; 'histogen pretrain --help' lists"),

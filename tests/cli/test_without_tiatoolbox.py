@@ -1,0 +1,62 @@
+"""What runs where TIAToolbox cannot be imported, and what is said of what then does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from histogen.geometry import Extent
+from histogen.slides.drawn import draw_slide
+
+WITHOUT = """
+import sys
+sys.modules["tiatoolbox"] = None  # importing it raises
+from cli.main import main
+sys.argv = ["histogen", *sys.argv[1:]]
+main()
+"""
+ROOT = Path(__file__).parents[2]
+TINY = """
+model:
+  name: vit_tiny_patch16_224
+  arguments: {patch_size: 8, embed_dim: 32, depth: 1, num_heads: 1}
+  prototypes: 16
+  head_hidden: 16
+  head_bottleneck: 8
+crops: {global_px: 16, local_px: 8, num_local: 1}
+optim: {num_steps: 2, batch: 4, warmup_epochs: 0.1, freeze_last_layer_epochs: 0}
+"""
+
+
+def without(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "s.svs"
+    draw_slide(path, seed=0, extent=Extent(900, 640), region_um=120)
+    return path
+
+
+def test_help_tile_and_pretrain_run(slide: Path, tmp_path: Path) -> None:
+    assert without("--help").returncode == 0
+    tiled = without("tile", slide.parent, "--out", tmp_path / "tiles", "--set", "tile_px=64")
+    assert (tiled.returncode, "tiles" in tiled.stdout) == (0, True), tiled.stderr
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    trained = without(
+        "pretrain", tmp_path / "tiles", "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--device", "cpu"
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert (tmp_path / "run" / "encoder").is_dir()
+
+
+def test_its_reader_says_what_is_missing(slide: Path, tmp_path: Path) -> None:
+    done = without("tile", slide.parent, "--out", tmp_path / "tiles", "--set", "reader=tiatoolbox")
+    assert done.returncode in (1, 2)
+    assert "TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'" in done.stderr
+    assert "Traceback" not in done.stderr
