@@ -17,6 +17,13 @@ def command(
         Path | None, typer.Argument(metavar="FOLDER", help="Images: class folders, a flat folder, or with splits.csv.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The tile store to write, for example images.zarr.")] = None,
+    manifest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The published set in FOLDER (nct-crc-he-100k, …): its labels, and whether all is there.",
+        ),
+    ] = None,
     tile_px: Annotated[
         int | None, typer.Option(help="Side in pixels. (default: the images' own if all are equal squares, else 256)")
     ] = None,
@@ -37,6 +44,6 @@ def command(
 
     execute(
         pipeline.ImportImagesConfig, pipeline.run, file=config, overrides=set_, folder=folder, out=out,
-        tile_px=tile_px, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
+        manifest=manifest, tile_px=tile_px, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
         scheduler=scheduler,
     )  # fmt: skip

@@ -20,6 +20,7 @@ def test_the_package_list_names_every_folder_with_python() -> None:
     folders = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "histogen").rglob("__init__.py")} | {
         "histogen.cli",
         "histogen.configs",
+        "histogen.data_manifests",
     }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
     assert not (ROOT / "histogen" / "cli").exists()

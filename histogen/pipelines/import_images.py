@@ -18,6 +18,7 @@ from histogen.files import remove_temporaries
 from histogen.lease import for_its_output
 from histogen.names import plain_name
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output, shards_to_make
+from histogen.store.data_manifest import load_manifest, scan_manifest
 from histogen.store.find import STORE_SUFFIX
 from histogen.store.image_folder import ImageFolder, scan_images
 from histogen.store.images import image_extent, tile_payload
@@ -49,6 +50,10 @@ class ImportImagesConfig(BulkConfig):
     """Class folders, a flat folder, train/val/test folders, or a folder with ``splits.csv``."""
     splits: Path | None = None
     """A table with columns path, label, split, group…; default ``splits.csv`` in the folder, when there is one."""
+    manifest: str | None = None
+    """A published set that the folder holds, by name or as a YAML file: what each image is, and that all are there."""
+    partial: bool = False
+    """Take a published set of which not all is there."""
     tile_px: int | None = Field(default=None, ge=8)
     """Side of the tiles in pixels; default: that of most images when they are squares of one size, else 256."""
     mpp: float | None = Field(default=None, gt=0)
@@ -78,7 +83,7 @@ def run(config: ImportImagesConfig) -> Outcome:
     Raises:
         ConfigError, ManifestError, OutputExistsError: the folder, the table or the output cannot be used.
     """
-    images = scan_images(config.folder, splits=config.splits)
+    images, config = find_images(config)
     claim_output(config, command=COMMAND, inputs={"images": images.content_hash})
     remove_temporaries(config.out)
     store = _open_or_create(store_path(config), config, images)
@@ -95,6 +100,22 @@ def run(config: ImportImagesConfig) -> Outcome:
         finish_output(config.out, images=sum(note["count"] for note in notes), unreadable=len(unreadable))
     failures = tuple(str(failure) for failure in report.failures) + unreadable
     return Outcome(config.out, _summary(store, images, notes, report.seconds), failures)
+
+
+def find_images(config: ImportImagesConfig) -> tuple[ImageFolder, ImportImagesConfig]:
+    """Return the images, and the config with what the set's manifest says of tiles where nothing else is asked for.
+
+    Raises:
+        ConfigError, ManifestError: as :func:`scan_images` and :func:`scan_manifest`.
+    """
+    if config.manifest is None:
+        return scan_images(config.folder, splits=config.splits), config
+    if config.splits is not None:
+        raise ConfigError("a manifest says which images are of which split; leave out --manifest or splits")
+    manifest = load_manifest(config.manifest)
+    images = scan_manifest(config.folder, manifest, name=config.manifest, partial=config.partial)
+    said = {"tile_px": config.tile_px or manifest.tile_px, "mpp": config.mpp or manifest.mpp}
+    return images, config.model_copy(update=said)
 
 
 def import_shard(unit: ImportUnit) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histogen.errors import ConfigError, ManifestError
+from histogen.store.arrays import split_path
 from histogen.store.images import SUFFIXES
 from histogen.store.layout import Column
 from histogen.table import check_spelling, read_table
@@ -81,7 +82,7 @@ def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
         raise ConfigError(f"'{root}' is a file; give the folder of images that it lies in: '{root.parent}'")
     if not root.is_dir():
         raise ConfigError(f"'{root}' is not a folder of images; check the path")
-    paths = _image_paths(root)
+    paths = image_paths(root)
     table = splits or root / SPLITS_NAME
     if splits is not None or table.exists():
         records = _from_table(root, table)
@@ -95,7 +96,8 @@ def scan_images(root: Path, *, splits: Path | None = None) -> ImageFolder:
     return ImageFolder(root, tuple(_from_folders(root, paths)))
 
 
-def _image_paths(root: Path) -> list[str]:
+def image_paths(root: Path) -> list[str]:
+    """Return the images below ``root``, relative to it with ``/``, sorted; hidden ones are left out."""
     paths = []
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -149,4 +151,5 @@ def _from_table(root: Path, table: Path) -> tuple[ImageRecord, ...]:
 
 
 def _length(path: Path) -> int:
-    return path.stat().st_size
+    place = split_path(path)
+    return (path if place is None else place[0]).stat().st_size

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histogen.errors import StoreError
+from histogen.store.arrays import image_px, read_image, split_path
 from histogen.store.jpeg import JpegSettings, decode_jpeg, encode_jpeg
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm"})
@@ -33,6 +34,8 @@ def image_extent(path: Path) -> tuple[int, int]:
     Raises:
         StoreError: it is not an image.
     """
+    if (place := split_path(path)) is not None:
+        return image_px(place[0])
     with _opened(path, path) as image:
         return image.size
 
@@ -44,9 +47,13 @@ def tile_payload(path: Path, tile_px: int, jpeg: JpegSettings) -> tuple[bytes, b
     dropped, orientation tags not followed, as torchvision does), its centre square is resampled (bicubic,
     antialiased) and it is encoded with ``jpeg``.
 
+    ``FILE#NUMBER`` is an image of a file of many (:mod:`histogen.store.arrays`).
+
     Raises:
         StoreError: the file is not an image, is truncated, has several pages or more than 8 bits per channel.
     """
+    if (place := split_path(path)) is not None:
+        return encode_jpeg(_centre_square(np.ascontiguousarray(read_image(*place)), tile_px), jpeg), False
     try:
         data = path.read_bytes()
     except OSError as error:
