@@ -44,6 +44,6 @@ def command(
 
     execute(
         pipeline.ImportImagesConfig, pipeline.run, file=config, overrides=set_, folder=folder, out=out,
-        manifest=manifest, tile_px=tile_px, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
-        scheduler=scheduler,
+        manifest=manifest, tile_px=tile_px, seed=seed, device=device, resume=resume, overwrite=overwrite,
+        workers=workers, scheduler=scheduler,
     )  # fmt: skip
