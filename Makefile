@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 # Compiled modules are kept even where they are not by default: tests start many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint docs lock clean
 
 demo: $(READY)
 	$(BIN)/histogen demo --out demo $(ARGS)
@@ -27,9 +27,13 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $(READY)
 
+docs: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 lock:
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --extra test pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) demo build site *.egg-info .pytest_cache .ruff_cache .mypy_cache

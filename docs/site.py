@@ -40,7 +40,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links to files beside this folder into links to their pages, or to words where they have none."""
-    where = next((ROOT / one for one, name in MOVED.items() if name == page.file.src_path), ROOT / "docs" / page.file.src_path)
+    where = next(
+        (ROOT / one for one, name in MOVED.items() if name == page.file.src_path), ROOT / "docs" / page.file.src_path
+    )
 
     def moved(found: re.Match[str]) -> str:
         text, address, part = found.group(1), found.group(2), found.group(3) or ""
@@ -70,7 +72,7 @@ def _commands() -> Iterator[str]:
     from histogen.cli.main import app
 
     group: Any = typer.main.get_command(app)
-    yield "# Commands\n\nWhat `histogen COMMAND --help` says. Every command has `--config`, `--set`, `--seed` and their like.\n"
+    yield "# Commands\n\nWhat `histogen COMMAND --help` says.\n"
     for name, command in group.commands.items():
         said, _, example = (command.help or "").partition("Example: ")
         yield f"## {name}\n\n{' '.join(said.split())}\n"
@@ -79,7 +81,11 @@ def _commands() -> Iterator[str]:
         yield "| | |\n|---|---|"
         for one in command.params:
             if one.name != "help":
-                names = one.make_metavar(command.make_context(name, [], resilient_parsing=True)) if one.param_type_name == "argument" else ", ".join(one.opts)
+                names = (
+                    one.make_metavar(command.make_context(name, [], resilient_parsing=True))
+                    if one.param_type_name == "argument"
+                    else ", ".join(one.opts)
+                )
                 yield f"| `{names.replace('|', chr(92) + '|')}` | {_cell(getattr(one, 'help', '') or '')} |"
         yield ""
 
