@@ -13,9 +13,10 @@ from histogen.config import Settings
 class TissueSettings(Settings):
     """How tissue is found on an overview of the slide. Defaults were chosen on drawn and on real H&E slides."""
 
-    method: Literal["optical_density", "otsu", "saturation", "none"] = "optical_density"
-    """What tells tissue from glass: summed optical density, grey level, or saturation; ``none`` keeps every tile,
-    and looks for no ink."""
+    method: Literal["optical_density", "otsu", "saturation", "morphological", "none"] = "optical_density"
+    """What tells tissue from glass: summed optical density, grey level, or saturation; ``morphological`` is
+    TIAToolbox's masker as it is (no gap, hole or least area of these settings); ``none`` keeps every tile, and looks
+    for no ink."""
     mpp: float = Field(default=8.0, gt=0)
     """Microns per pixel of the overview; coarser when the slide is."""
     faint: bool = False

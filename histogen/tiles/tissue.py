@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from histogen.errors import MissingDependencyError
 from histogen.geometry import Extent
 from histogen.tiles.grid import box_means
 from histogen.tiles.spec import TissueSettings
+from histogen.tiles.stain import MISSING
 
 UNSCANNED = 254
 """Grey level from which a pixel was filled in, not scanned."""
@@ -68,6 +70,8 @@ def find_tissue(overview: np.ndarray, mpp: float, slide_extent: Extent, settings
         return TissueMask(~nothing, nothing, pixel_l0)
     pen = find_pen(overview, mpp, settings) if settings.remove_pen else nothing
     black = overview.max(-1) < 12
+    if settings.method == "morphological":
+        return TissueMask(_by_tiatoolbox(overview, mpp) & ~(pen | black), pen, pixel_l0)
     mask = {"optical_density": _by_density, "otsu": _by_grey, "saturation": _by_saturation}[settings.method](
         overview, ~(pen | black), settings.faint, mpp
     )
@@ -152,6 +156,15 @@ def _by_saturation(rgb: np.ndarray, usable: np.ndarray, faint: bool, _mpp: float
     saturation = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1]
     threshold = np.clip(_otsu(saturation[usable]), *SATURATION_RANGE)
     return saturation > (SATURATION_RANGE[0] * 0.8 if faint else threshold)
+
+
+def _by_tiatoolbox(rgb: np.ndarray, mpp: float) -> np.ndarray:
+    """Otsu's threshold of grey, pieces smaller than a disk of 64 um left out, the rest dilated by it."""
+    try:
+        from tiatoolbox.tools.tissuemask import MorphologicalMasker
+    except ImportError as error:
+        raise MissingDependencyError(MISSING) from error
+    return np.asarray(MorphologicalMasker(mpp=mpp).fit_transform([rgb])[0], bool)
 
 
 def _otsu(values: np.ndarray) -> float:

@@ -55,8 +55,9 @@ def test_help_tile_and_pretrain_run(slide: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "encoder").is_dir()
 
 
-def test_its_reader_says_what_is_missing(slide: Path, tmp_path: Path) -> None:
-    done = without("tile", slide.parent, "--out", tmp_path / "tiles", "--set", "reader=tiatoolbox")
+@pytest.mark.parametrize("setting", ["reader=tiatoolbox", "tissue.method=morphological", "stain.statistics=true"])
+def test_what_needs_it_says_so(setting: str, slide: Path, tmp_path: Path) -> None:
+    done = without("tile", slide.parent, "--out", tmp_path / "tiles", "--set", "tile_px=64", "--set", setting)
     assert done.returncode in (1, 2)
     assert "TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'" in done.stderr
     assert "Traceback" not in done.stderr

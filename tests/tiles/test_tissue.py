@@ -274,3 +274,22 @@ def test_thresholds_morphology_and_regions_equal_scikit_image_s(seed: int) -> No
         np.testing.assert_array_equal(fill_holes(mask, area), filled)
         kept = skimage.morphology.remove_small_objects(mask, max_size=math.ceil(area) - 1, connectivity=2)
         np.testing.assert_array_equal(drop_small(mask, area), kept)
+
+
+@pytest.mark.filterwarnings("ignore")  # of importing TIAToolbox
+def test_the_morphological_mask_is_tiatoolboxs(tmp_path: Path) -> None:
+    from tiatoolbox.tools.tissuemask import MorphologicalMasker
+
+    draw_slide(tmp_path / "s.svs", seed=1, extent=Extent(2200, 1500), region_um=300)
+    slide = open_slide(tmp_path / "s.svs")
+    for mpp in (8.0, 4.0):
+        across = slide.mpp.x * slide.extent.width / mpp
+        overview = slide.read_overview(Extent(round(across), round(across * slide.extent.height / slide.extent.width)))
+        expected = MorphologicalMasker(mpp=mpp).fit_transform([overview])[0].astype(bool)
+        settings = TissueSettings(method="morphological", remove_pen=False)
+        found = find_tissue(overview, mpp, slide.extent, settings)
+        black = overview.max(-1) < 12
+        np.testing.assert_array_equal(found.mask, expected & ~black)
+        assert 0.05 < found.mask.mean() < 0.95
+        with_pen = find_tissue(overview, mpp, slide.extent, settings.model_copy(update={"remove_pen": True}))
+        np.testing.assert_array_equal(with_pen.mask, expected & ~black & ~with_pen.pen)
