@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import StoreError
-from histogen.store.export_rows import needed
 
 SIGN = "#"
 SUFFIXES = {".h5": "hdf5", ".bin": "cifar"}
@@ -78,7 +77,9 @@ def _records(path: Path) -> NDArray[np.uint8]:
 
 
 def _dataset(path: Path, name: str) -> Any:
+    import h5py
+
     try:
-        return needed("h5py").File(path, "r")[name]
+        return h5py.File(path, "r")[name]
     except (OSError, KeyError) as error:
         raise StoreError(f"'{path}' has no array '{name}' ({error}); get it again") from error

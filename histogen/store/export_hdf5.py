@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from histogen.errors import StoreError
 from histogen.files import whole_file
-from histogen.store.export_rows import MICRONS_TIMES_POWER, Placement, embeddings_of, needed, placement_of
+from histogen.store.export_rows import MICRONS_TIMES_POWER, Placement, embeddings_of, placement_of
 from histogen.store.places import Owner, read_numbers, read_places
 from histogen.store.tile_set import TileSet
 
@@ -107,7 +107,8 @@ def read_features(file: Path, owner: Owner) -> Features:
         StoreError: it is not HDF5, has not both arrays of one length, a feature is not finite, or it is of another
             slide.
     """
-    h5py = needed("h5py")
+    import h5py  # here: half a second for who needs none
+
     try:
         with h5py.File(file, "r") as h5:
             features = read_numbers(h5, "features")
@@ -134,7 +135,8 @@ def read_features(file: Path, owner: Owner) -> Features:
 
 
 def _write(file: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, Any]) -> None:
-    h5py = needed("h5py")
+    import h5py  # here: half a second for who needs none
+
     with whole_file(file) as temporary, h5py.File(temporary, "w") as h5:
         for name, array in arrays.items():
             h5.create_dataset(name, data=array)

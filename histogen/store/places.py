@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from histogen.errors import StoreError
 from histogen.geometry import Extent
 from histogen.slides.base import BaseSlide, Level, slide_id_of
-from histogen.store.export_rows import needed
 from histogen.store.tile_store import TileStore
 
 SAME_SCALE = 0.01
@@ -73,7 +72,8 @@ def read_places(file: Path, owner: Owner) -> Places:
     Raises:
         StoreError: it is not HDF5, has no coordinates, or was made for another slide.
     """
-    h5py = needed("h5py")
+    import h5py  # here: half a second for who needs none
+
     try:
         with h5py.File(file, "r") as h5:
             coords, images = read_numbers(h5, "coords"), h5.get("imgs")

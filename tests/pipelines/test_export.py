@@ -349,9 +349,9 @@ def test_what_a_format_cannot_hold_is_a_sentence_and_the_other_stores_are_done(t
 
 
 def test_a_package_that_is_not_there_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'histogen\[exports\]'"):
-        needed("h5py")
+        needed("pyarrow")
 
 
 def test_an_abbreviated_stream_becomes_a_file_that_pillow_reads() -> None:
