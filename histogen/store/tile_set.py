@@ -230,8 +230,10 @@ class TileSet:
             StoreError: a store has none by that name, or it must be said which.
         """
         known = self.embedding_names
-        if name is None and len(known) != 1:
-            raise StoreError(f"these stores have embeddings by {known or 'no encoder'}; run embed, or say which one")
+        if name is None and not known:
+            raise StoreError("not every store has embeddings by one encoder; run embed")
+        if name is None and len(known) > 1:
+            raise StoreError(f"these stores have embeddings by {', '.join(known)}; say which (--encoder)")
         if name is not None and name not in known:
             raise StoreError(f"not every store has complete embeddings by '{name}' (all have: {known}); run embed")
         return self.read_rows(f"embeddings/{name or known[0]}").astype(np.float32, copy=False)
