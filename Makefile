@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 docs: $(READY)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python '.[docs]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r pyproject.toml --extra docs
 	$(BIN)/mkdocs build --strict
 
 lock:

@@ -17,7 +17,7 @@ def command(
     check: Annotated[
         bool, typer.Option("--check", help="Read every byte: what is damaged, and tiles that are copies.")
     ] = False,
-    mend: Annotated[
+    repair: Annotated[
         bool,
         typer.Option(
             "--repair", help="Check, and make damaged embeddings, latents and synthetic tiles anew, to the same bytes."
@@ -35,4 +35,4 @@ def command(
 
     if not paths:
         raise MissingSettingError(["paths"])
-    finish(pipeline.describe_all(paths, check=check or mend, mend=mend))
+    finish(pipeline.describe_all(paths, check=check or repair, repair=repair))

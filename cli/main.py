@@ -15,7 +15,7 @@ import typer
 
 import histogen
 from histogen.errors import HistogenError
-from histogen.files import disk_remedy
+from histogen.files import disk_sentence
 from histogen.lease import give_back_all
 
 from . import (
@@ -110,10 +110,10 @@ def main() -> None:
         if error.errno == errno.ENAMETOOLONG:
             sys.stderr.write(f"error: '{str(error.filename)[:40]}…' is a name that no file can have; shorten it\n")
             sys.exit(2)
-        remedy = disk_remedy(error)
-        if remedy is None:
+        sentence = disk_sentence(error)
+        if sentence is None:
             raise
-        sys.stderr.write(f"error: cannot write ({error}); {remedy}, and run the same command with --resume\n")
+        sys.stderr.write(f"error: {sentence}\n")
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

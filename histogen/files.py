@@ -23,9 +23,19 @@ DISK_ERRORS = {
 }
 
 
-def disk_remedy(error: OSError) -> str | None:
-    """Return what to do where a disk has failed; None for any other error of a file, which is a fault of ours."""
-    return DISK_ERRORS.get(error.errno or 0)
+def disk_sentence(error: OSError) -> str | None:
+    """Return what has failed and what to do where it is a disk; None for any other error, which is a fault of ours."""
+    remedy = DISK_ERRORS.get(error.errno or 0)
+    return remedy and f"a disk has failed ({error}); {remedy}, and run the same command with --resume"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name ``path``: a write does not know where it goes."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

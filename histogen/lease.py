@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from histogen.errors import OutputInUseError
-from histogen.files import TEMPORARY
+from histogen.files import TEMPORARY, naming
 
 LEASE_NAME = "writer.json"
 BEAT_SECONDS = 20.0
@@ -108,21 +108,20 @@ def _create(path: Path, content: str) -> bool:
     """Make ``path`` with ``content`` unless it is there; in one step, so that no end of this process leaves half."""
     whole = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
-        with whole.open("w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
+        with naming(path):
+            with whole.open("w") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             path.hardlink_to(whole)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            return _create_open(path, content)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return _create_open(path, content)
+    else:
         return True
-    except OSError as error:  # a write does not know its path
-        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with suppress(OSError):  # on a disk that has become full or read-only too; the next run removes it
             whole.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from histogen.compute.client import Compute, Kept, Lost
 from histogen.errors import ConfigError, HistogenError
-from histogen.files import disk_remedy
+from histogen.files import disk_sentence
 from histogen.progress import progress_bar
 
 
@@ -113,18 +113,12 @@ def _guarded(worker: Callable[[U], Result | None], folder: Path, unit: U) -> dic
         return dict(worker(unit) or {})
     except HistogenError as error:
         return UnitFailure(unit.key, str(error))
-    except OSError as error:
-        if (remedy := disk_remedy(error)) is None:
-            return _fault(unit, error)
-        return UnitFailure(unit.key, f"cannot write ({error}); {remedy}, and run the same command with --resume")
     except Exception as error:  # noqa: BLE001 - the worker boundary: one unit never ends the run
-        return _fault(unit, error)
-
-
-def _fault(unit: Unit, error: Exception) -> UnitFailure:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    return UnitFailure(unit.key, f"{type(error).__name__}: {error} ({where})")
+        if isinstance(error, OSError) and (sentence := disk_sentence(error)):
+            return UnitFailure(unit.key, sentence)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+        return UnitFailure(unit.key, f"{type(error).__name__}: {error} ({where})")
 
 
 def _enter(folder: Path) -> None:

@@ -30,10 +30,10 @@ MAX_CATEGORIES = 12
 MAX_COPIES = 20
 
 
-def describe(path: Path, *, check: bool = False, mend: bool = False) -> Outcome:
+def describe(path: Path, *, check: bool = False, repair: bool = False) -> Outcome:
     """Return a readable description of ``path``, plain text.
 
-    ``check`` reads every byte of its stores, damage is a failure; ``mend`` makes what is damaged anew where it can.
+    ``check`` reads every byte of its stores, damage is a failure; ``repair`` makes what is damaged anew where it can.
 
     Raises:
         ConfigError: it does not exist.
@@ -42,7 +42,7 @@ def describe(path: Path, *, check: bool = False, mend: bool = False) -> Outcome:
     buffer = io.StringIO()
     checked = [TileStore.open_(store) for store in find_stores(path)] if check and _holds_stores(path) else []
     found = [damage for store in checked for damage in damages(store)]
-    repaired, left = _repair(found) if mend and found else ([], [_sentence(damage) for damage in found])
+    repaired, left = _repair(found) if repair and found else ([], [_sentence(damage) for damage in found])
     parts = list(_parts(path))
     parts += map(Text, repaired)
     if checked and not left:
@@ -52,7 +52,7 @@ def describe(path: Path, *, check: bool = False, mend: bool = False) -> Outcome:
 
 
 def _repair(found: Sequence[Damage]) -> tuple[list[str], list[str]]:
-    from histogen.pipelines.repair import repair
+    from histogen.pipelines.repair import repair  # heavy
 
     return repair(found)
 
@@ -61,7 +61,7 @@ def _sentence(damage: Damage) -> str:
     return f"{damage}; {resuming(damage.store)}" if damage.array == TILES else str(damage)
 
 
-def describe_all(paths: Sequence[Path], *, check: bool = False, mend: bool = False) -> Outcome:
+def describe_all(paths: Sequence[Path], *, check: bool = False, repair: bool = False) -> Outcome:
     """Describe every path, one after the other; of several, one that cannot be described is a failure beside the rest.
 
     Raises:
@@ -70,7 +70,7 @@ def describe_all(paths: Sequence[Path], *, check: bool = False, mend: bool = Fal
     said, failures = [], []
     for path in paths:
         try:
-            outcome = describe(path, check=check, mend=mend)
+            outcome = describe(path, check=check, repair=repair)
         except HistogenError as error:
             if len(paths) == 1:
                 raise

@@ -6,6 +6,7 @@ import csv
 import difflib
 import importlib.resources
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,23 +16,38 @@ from pydantic import Field, model_validator
 
 from histogen.config import Settings, load_config
 from histogen.errors import ConfigError, ManifestError
-from histogen.store.arrays import SIGN, num_images, read_labels
+from histogen.store.arrays import SIGN, SUFFIXES, num_images, read_labels
 from histogen.store.image_folder import ImageFolder, ImageRecord, image_paths
 
-GROUPS = ("label", "split", "group")
+GROUPS = frozenset({"label", "split", "group"})
+"""What the groups of an expression may say of an image."""
 SHOWN = 5
 """Classes that a sentence names."""
 
 
 class Images(Settings):
-    """Images by their paths: a regular expression, whose groups ``label``, ``split`` and ``group`` say what each is.
+    """Images by their paths: an expression of the end of a path, whose groups say what each image is.
 
-    It need not match the folders above; what is given here holds for all of them.
+    ``split``, given here, is that of all of them.
     """
 
     match: str
-    label: str | None = None
     split: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Images:
+        try:
+            unknown = self.pattern.groupindex.keys() - GROUPS
+        except re.error as error:
+            raise ValueError(f"'{self.match}' is no regular expression ({error})") from error
+        if unknown:
+            raise ValueError(f"'{self.match}' has a group '{min(unknown)}'; there are {', '.join(sorted(GROUPS))}")
+        return self
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """The expression of a whole path."""
+        return re.compile(rf"(?:.*/)?(?:{self.match})")
 
 
 class Table(Settings):
@@ -41,12 +57,26 @@ class Table(Settings):
     path: str
     label: str
     split: str | None = None
-    """A column, or what holds for all rows where ``splits`` has one name only."""
+    """The column of the split; ``fixed_split`` is that of all rows, where there is no such column."""
+    fixed_split: str | None = None
     group: str | None = None
     delimiter: str = ","
     columns: list[str] | None = None
     """Their names, where the table has no header."""
-    fixed_split: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Table:
+        _check_inside(self.file)
+        self.needed  # noqa: B018 - what is malformed says so
+        return self
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The columns that are read."""
+        fields = {name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None}
+        if odd := [name for name in fields if not name or set(name) & set(".[]")]:
+            raise ValueError(f"'{self.path}' has '{{{odd[0]}}}', which names no column")
+        return frozenset(fields | {name for name in (self.label, self.split, self.group) if name})
 
 
 class Arrays(Settings):
@@ -55,6 +85,19 @@ class Arrays(Settings):
     images: str
     labels: str | None = None
     split: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Arrays:
+        for name in (self.images, self.labels or self.images):
+            _check_inside(name)
+            if Path(name).suffix not in SUFFIXES:
+                raise ValueError(f"'{name}' is neither of {', '.join(SUFFIXES)}")
+        return self
+
+
+def _check_inside(pattern: str) -> None:
+    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+        raise ValueError(f"'{pattern}' leads out of the set's folder")
 
 
 class DataManifest(Settings):
@@ -78,8 +121,6 @@ class DataManifest(Settings):
     arrays: list[Arrays] = []
     names: list[str] = []
     """Names of the numbers that arrays have for labels."""
-    splits: dict[str, str] = {}
-    """What the set calls its splits, to train, val and test."""
     counts: dict[str, dict[str, int] | int] = {}
     """Images by split (``all`` without one), of each label or together."""
     checksums: dict[str, str] = {}
@@ -89,8 +130,6 @@ class DataManifest(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> DataManifest:
-        for one in self.images:
-            re.compile(one.match)
         if self.kind == "slides" and not self.run:
             raise ValueError("a set of slides says what to run")
         return self
@@ -147,38 +186,35 @@ def scan_manifest(root: Path, manifest: DataManifest, *, name: str, partial: boo
 
 
 def _by_path(paths: Iterable[str], manifest: DataManifest) -> Iterator[ImageRecord]:
-    patterns = [(one, re.compile(rf"(?:.*/)?{one.match}")) for one in manifest.images]
+    patterns = [(one, one.pattern) for one in manifest.images]
     for path in paths:
         for one, pattern in patterns:
             if found := pattern.fullmatch(path):
                 said = {key: value for key, value in found.groupdict().items() if value}
-                label, split = said.get("label", one.label), said.get("split", one.split)
                 group = {"group": said["group"]} if "group" in said else {}
-                yield ImageRecord(path, label, _split(split, manifest), group)
+                yield ImageRecord(path, said.get("label"), said.get("split", one.split), group)
                 break
 
 
 def _by_table(root: Path, paths: list[str], manifest: DataManifest) -> Iterator[ImageRecord]:
+    known = set(paths)
     for table in manifest.tables:
         for file in sorted(root.rglob(table.file)):
             folder = file.parent.relative_to(root)
-            known = set(paths)
             for line, row in _rows(file, table):
                 path = (folder / table.path.format(**row)).as_posix()
                 if path not in known:
                     raise ManifestError(f"{file}:{line}: image '{path}' is not in '{root}'; get the set again")
                 split = row[table.split] if table.split else table.fixed_split
-                group = {"group": row[table.group]} if table.group else {}
-                yield ImageRecord(path, row[table.label], _split(split, manifest), group)
+                group = {"group": row[table.group] or None} if table.group else {}
+                yield ImageRecord(path, row[table.label] or None, split or None, group)
 
 
 def _rows(file: Path, table: Table) -> Iterator[tuple[int, Mapping[str, str]]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, table.columns, delimiter=table.delimiter, restkey="", restval="")
-            needed = {name for name in (table.label, table.split, table.group) if name}
-            needed |= set(re.findall(r"\{(.+?)\}", table.path))
-            if lacking := needed - set(reader.fieldnames or ()):
+            if lacking := table.needed - set(reader.fieldnames or ()):
                 raise ManifestError(f"table '{file}' has no column '{min(lacking)}'; get the set again")
             for row in reader:
                 yield reader.line_num, row
@@ -195,11 +231,7 @@ def _by_array(root: Path, manifest: DataManifest) -> Iterator[ImageRecord]:
             inside = file.relative_to(root).as_posix()
             for number, code in enumerate(labels.tolist()):
                 label = manifest.names[code] if 0 <= code < len(manifest.names) else str(code)
-                yield ImageRecord(f"{inside}{SIGN}{number}", label, _split(one.split, manifest))
-
-
-def _split(said: str | None, manifest: DataManifest) -> str | None:
-    return manifest.splits.get(said, said) if said else None
+                yield ImageRecord(f"{inside}{SIGN}{number}", label, one.split)
 
 
 def _differences(records: Iterable[ImageRecord], manifest: DataManifest) -> Iterator[str]:
@@ -219,6 +251,9 @@ def _differences(records: Iterable[ImageRecord], manifest: DataManifest) -> Iter
         if wrong:
             more = f" and {len(wrong) - SHOWN} more classes" if len(wrong) > SHOWN else ""
             yield f"{where}{', '.join(wrong[:SHOWN])}{more}"
+    for split in sorted({split for split, _ in found} - manifest.counts.keys()) if manifest.counts else ():
+        what = "images without a split" if split == "all" else f"images of a split {split}, which it has not"
+        yield f"{sum(count for (one, _), count in found.items() if one == split):,} {what}"
 
 
 def _layout(manifest: DataManifest) -> str:

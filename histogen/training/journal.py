@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from histogen.errors import ConfigError, MissingDependencyError
-from histogen.files import write_atomic
+from histogen.files import naming, write_atomic
 
 JOURNAL_NAME = "metrics.jsonl"
 BOARD_NAME = "tensorboard"
@@ -37,11 +37,8 @@ class Journal:
         """Write one row, and hand it to the operating system at once."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         row = {"step": step, **{key: _round(value) for key, value in metrics.items()}}
-        try:
-            with self.path.open("a") as file:
-                file.write(_line(row))
-        except OSError as error:  # a write does not know its path
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        with naming(self.path), self.path.open("a") as file:
+            file.write(_line(row))
         if self.board is not None:
             self.board.add(row)
 

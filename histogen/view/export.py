@@ -133,7 +133,7 @@ class _Page:
             finest = [zoom for zoom in range(said["zooms"]) if longer >> zoom <= OVERVIEW_PX]
             return {**said, "finest": finest[0] if finest else 0}
 
-        if slide_id in self.answers.facts["outlines"]:
+        if slide_id in self.answers.facts.get("outlines", ()):
             self.data(f"outlines/{slide_id}")
         said = self.data(f"slide/{slide_id}", coarse)
         for zoom in range(said["finest"], said["zooms"]) if said else ():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from histogen.geometry import Extent
 from histogen.slides.drawn import draw_slide
@@ -19,16 +20,7 @@ sys.argv = ["histogen", *sys.argv[1:]]
 main()
 """
 ROOT = Path(__file__).parents[2]
-TINY = """
-model:
-  name: vit_tiny_patch16_224
-  arguments: {patch_size: 8, embed_dim: 32, depth: 1, num_heads: 1}
-  prototypes: 16
-  head_hidden: 16
-  head_bottleneck: 8
-crops: {global_px: 16, local_px: 8, num_local: 1}
-optim: {num_steps: 2, batch: 4, warmup_epochs: 0.1, freeze_last_layer_epochs: 0}
-"""
+TINY = yaml.safe_load((ROOT / ".ci" / "tiny.yaml").read_text())["pretrain"]
 
 
 def without(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -47,7 +39,7 @@ def test_help_tile_and_pretrain_run(slide: Path, tmp_path: Path) -> None:
     assert without("--help").returncode == 0
     tiled = without("tile", slide.parent, "--out", tmp_path / "tiles", "--set", "tile_px=64")
     assert (tiled.returncode, "tiles" in tiled.stdout) == (0, True), tiled.stderr
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     trained = without(
         "pretrain", tmp_path / "tiles", "--config", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--device", "cpu"
     )

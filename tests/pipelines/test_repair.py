@@ -32,17 +32,21 @@ from .conftest import TINY_AUTOENCODER, TINY_ELDM
 VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 1}
 
 
+def write_dino(run: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    export_encoder(
+        build_vit("vit_small_patch16_224", VIT), run / "encoder", name="dino",
+        architecture="vit_small_patch16_224", arguments=VIT, image_px=16, mean=(0.5,) * 3, std=(0.2,) * 3,
+        source="test", supervision="none",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def made(make_sources: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with sources/, dino/, autoencoder/, eldm/, generative/ and interpolated/."""
     folder = tmp_path_factory.mktemp("made")
     make_sources(folder / "sources")
-    torch.manual_seed(0)
-    export_encoder(
-        build_vit("vit_small_patch16_224", VIT), folder / "dino" / "encoder", name="dino",
-        architecture="vit_small_patch16_224", arguments=VIT, image_px=16, mean=(0.5,) * 3, std=(0.2,) * 3,
-        source="test", supervision="none",
-    )  # fmt: skip
+    write_dino(folder / "dino", 0)
     tiles = [folder / "sources"]
     common = {"tiles": tiles, "device": "cpu"}
     trained = {**common, "out": folder / "autoencoder", **TINY_AUTOENCODER}
@@ -78,8 +82,8 @@ def damage(folder: Path, pattern: str, seed: int = 0) -> dict[Path, bytes]:
     return {file: was}
 
 
-def check(path: Path, *, mend: bool = False) -> Outcome:
-    return describe(path, check=True, mend=mend)
+def check(path: Path, *, repair: bool = False) -> Outcome:
+    return describe(path, check=True, repair=repair)
 
 
 DAMAGES = {
@@ -102,7 +106,7 @@ def test_a_flipped_bit_is_named_and_repaired_to_the_same_bytes(made: Path, moved
         (said,) = check(moved / of).failures
         assert str(file.relative_to(moved)) in said or re.search(r"chunk|shard", said), said
         assert str(file.parents[0]).split(".zarr")[0] in said
-        mended = check(moved / of, mend=True)
+        mended = check(moved / of, repair=True)
         assert mended.exit_code == 0, mended.failures
         assert re.search(r"repaired: shard 0 of .*, the same bytes as before", " ".join(mended.summary.split()))
         assert {path: path.read_bytes() for path in (moved / of).rglob("*") if path.is_file()} == before
@@ -114,7 +118,7 @@ def test_all_at_once_what_others_are_made_from_first(moved: Path) -> None:
     for of, pattern in DAMAGES.values():
         was |= damage(moved / of, pattern, 5)
     for of in ("sources", "generative", "interpolated"):
-        assert check(moved / of, mend=True).exit_code == 0
+        assert check(moved / of, repair=True).exit_code == 0
     assert all(path.read_bytes() == data for path, data in was.items())
 
 
@@ -124,7 +128,7 @@ def test_what_cannot_be_repaired_says_what_to_run(moved: Path) -> None:
     gone = moved / "elsewhere" / "dino"
     gone.parent.mkdir()
     shutil.move(moved / "dino", gone)
-    mended = check(moved / "sources", mend=True)
+    mended = check(moved / "sources", repair=True)
     (said,) = mended.failures
     assert mended.exit_code == 1
     assert "stay damaged: their encoder 'dino-" in said
@@ -140,13 +144,8 @@ def test_another_encoder_in_its_place_repairs_nothing(moved: Path) -> None:
     (file,) = was
     spoilt = file.read_bytes()
     shutil.rmtree(moved / "dino")
-    torch.manual_seed(1)
-    export_encoder(
-        build_vit("vit_small_patch16_224", VIT), moved / "dino" / "encoder", name="dino",
-        architecture="vit_small_patch16_224", arguments=VIT, image_px=16, mean=(0.5,) * 3, std=(0.2,) * 3,
-        source="test", supervision="none",
-    )  # fmt: skip
-    (said,) = check(moved / "sources", mend=True).failures
+    write_dino(moved / "dino", 1)
+    (said,) = check(moved / "sources", repair=True).failures
     assert re.search(r"their encoder is 'dino-\w+', and '.*dino' is 'dino-\w+' now", said)
     assert file.read_bytes() == spoilt
 
@@ -160,7 +159,7 @@ def test_real_tiles_name_the_command_that_cuts_them_again(tmp_path: Path, drawn_
     config = ImportImagesConfig(folder=tmp_path / "images", out=tmp_path / "out.zarr")
     import_images(config)
     was = damage(tmp_path, "out.zarr/tiles/c/**/*")
-    mended = check(tmp_path / "out.zarr", mend=True)
+    mended = check(tmp_path / "out.zarr", repair=True)
     assert mended.exit_code == 1
     (command,) = re.findall(r"histogen (import-images .* --resume)", mended.failures[0])
     arguments = command.replace("'", "").split()

@@ -170,9 +170,48 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         refused.value
     )
     assert "--set partial=true" in str(refused.value)
+    tried = whole.model_copy(update={"counts": {"test": {"Benign": 1}}})
+    with pytest.raises(ConfigError, match="split test: Benign 0 of 1; 4 images without a split; get what"):
+        scan_manifest(tmp_path, tried, name="bach")
     two = whole.model_copy(update={"counts": {"all": 5}})
     with pytest.raises(ConfigError, match="4 of 5 images"):
         scan_manifest(tmp_path, two, name="bach")
+
+
+def test_a_split_that_the_set_has_not_is_named(tmp_path: Path) -> None:
+    file, text, expected = TABLES["mhist"]
+    draw(tmp_path, *expected)
+    (tmp_path / file).write_text(text.replace(",test\n", ",tset\n"))
+    manifest = load_manifest("mhist").model_copy(update={"counts": {"train": {"SSA": 1}}})
+    with pytest.raises(ConfigError, match="is not all of mhist: 1 images of a split tset, which it has not; get"):
+        scan_manifest(tmp_path, manifest, name="mhist")
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ("images: [{match: '(a'}]", "is no regular expression"),
+        ("images: [{match: '(?P<lable>a)'}]", "has a group 'lable'; there are group, label, split"),
+        ("tables: [{file: ../t.csv, path: '{path}', label: l}]", "leads out of the set's folder"),
+        ("tables: [{file: t.csv, path: '{path.__class__}', label: l}]", "which names no column"),
+        ("tables: [{file: t.csv, path: '{', label: l}]", "tables"),
+        ("arrays: [{images: x.npz}]", "is neither of .h5, .bin"),
+        ("kind: slides", "a set of slides says what to run"),
+    ],
+)
+def test_a_manifest_of_ones_own_that_cannot_be_used_is_a_sentence(part: str, sentence: str, tmp_path: Path) -> None:
+    text = f"title: T\nsource: S\nlicence: L\nprotocol: P\n{part}\n"
+    (tmp_path / "mine.yaml").write_text(text if part.startswith("kind") else f"kind: tiles\n{text}")
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load_manifest(str(tmp_path / "mine.yaml"))
+
+
+def test_an_expression_with_alternatives_is_one_expression(tmp_path: Path) -> None:
+    draw(tmp_path, "deep/a.png", "deep/b.png", "deep/ab.png")
+    mine = "title: T\nkind: tiles\nsource: S\nlicence: L\nprotocol: P\nimages: [{match: 'a\\.png|b\\.png'}]\n"
+    (tmp_path / "mine.yaml").write_text(mine)
+    found = scan_manifest(tmp_path, load_manifest(str(tmp_path / "mine.yaml")), name="mine")
+    assert list(said(found)) == ["deep/a.png", "deep/b.png"]
 
 
 def test_another_folder_a_missing_one_and_a_set_of_slides_are_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from histogen.errors import ConfigError
@@ -21,33 +22,7 @@ from histogen.seeds import derive_seed
 from histogen.ssl.networks import build_networks
 from histogen.store.tile_set import open_tiles
 
-TINY: dict[str, Any] = {
-    "draw": {"num_slides": 3, "width_px": 1024, "height_px": 768, "region_um": 150.0},
-    "tile": {"tile_px": 32, "mpp": 2.0, "min_label_fraction": 0.3},
-    "pretrain": {
-        "model": {
-            "name": "vit_tiny_patch16_224",
-            "arguments": {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
-            "prototypes": 32, "head_hidden": 32, "head_bottleneck": 16,
-        },
-        "crops": {"global_px": 32, "local_px": 16, "num_local": 1},
-        "optim": {"num_steps": 4, "batch": 8, "warmup_epochs": 0},
-    },
-    "train_autoencoder": {
-        "model": {"channels": [8, 16], "layers_per_block": 1, "latent_channels": 2, "norm_groups": 4,
-                  "attention": False},
-        "optim": {"steps": 4, "batch": 4}, "heldout": {"most": 8},
-    },
-    "train_eldm": {
-        "variants": 1,
-        "model": {"channels": [16, 32], "layers_per_block": 1, "attention": [False, True], "head_width": 8,
-                  "norm_groups": 4, "cross_attention_dim": 16},
-        "optim": {"steps": 4, "batch": 4}, "sampler": {"steps": 2}, "heldout": {"most": 8},
-        "watch": {"heldout_every": 4, "heldout_tiles": 4, "preview_every": 4},
-    },
-    "synthesize": {"micro_batch": 16},
-    "benchmark": {"test_share": 0.34},
-}  # fmt: skip
+TINY: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / ".ci" / "tiny.yaml").read_text())
 
 
 REFERENCE = {"speed": 50.0, "seconds": {"slides": 100.0, "report": 20.0}}
