@@ -18,8 +18,8 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -54,12 +54,13 @@ def take(folder: Path) -> None:
         if path in _held and _content(path) == _held[path]:
             return
         ours = json.dumps({**_identity(), "token": uuid.uuid4().hex})
-        while not _create(path, ours):
-            judged = _content(path)
-            if judged is not None and (said := _writer(path, judged)) is not None:
-                raise OutputInUseError(f"'{folder}' is being written by {said}; wait for it or stop it")
-            if judged is not None and _take_away(path, judged):
-                sys.stderr.write(f"'{folder}': {_told(judged)} wrote here and is no more; taken over\n")
+        with _alone(path.parent):
+            while not _create(path, ours):
+                judged = _content(path)
+                if judged is not None and (said := _writer(path, judged)) is not None:
+                    raise OutputInUseError(f"'{folder}' is being written by {said}; wait for it or stop it")
+                if judged is not None and _take_away(path, judged):
+                    sys.stderr.write(f"'{folder}': {_told(judged)} wrote here and is no more; taken over\n")
         _held[path] = ours
         _start_beating()
 
@@ -93,6 +94,29 @@ def for_its_output(run: Callable[P, R]) -> Callable[P, R]:
 def lease_folder(out: Path) -> Path:
     """Return where the lease of an output lies: a tile store keeps it in its ledger, where Zarr looks for no arrays."""
     return out / "ledger" if out.suffix == ".zarr" else out
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time judge and take over what lies in ``folder``.
+
+    Two that find the same dead owner could otherwise take each other's new lease away. Where a folder cannot be locked
+    (network file systems), a process that lost its lease so ends with the next beat.
+    """
+    if os.name == "nt":  # no folder can be opened there
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):  # not by closing: a child that was forked meanwhile has it open too
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
 
 
 def _drop(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,36 +153,55 @@ def test_a_torn_lease_is_respected_while_it_is_fresh(tmp_path: Path, torn: str) 
 
 
 def test_one_of_many_that_find_a_dead_owner_takes_it_over(tmp_path: Path, start: Start) -> None:
+    """Forty times: what two processes do to each other's leases shows in one of fourteen."""
     racer = """
-import sys, time
+import sys
 from pathlib import Path
 from histogen.errors import OutputInUseError
-from histogen.files import TEMPORARY
 from histogen.lease import take
-while not Path(sys.argv[2]).exists():
-    time.sleep(0.0005)
-try:
-    take(Path(sys.argv[1]))
-except OutputInUseError:
-    print("refused", flush=True)
-else:
-    print("held", flush=True)
-    sys.stdin.read()  # a winner goes on holding
+for line in sys.stdin:
+    folder = Path(line.strip())
+    while not folder.with_suffix(".gun").exists():
+        pass
+    try:
+        take(folder)
+    except OutputInUseError:
+        print("refused", flush=True)
+    else:
+        print("held", flush=True)
 """
-    for attempt in range(4):
-        folder = tmp_path / str(attempt)
-        dead = hold(start, folder)
-        dead.kill()
-        dead.wait()
-        gun = tmp_path / f"gun{attempt}"
-        racers = [start(racer, folder, gun) for _ in range(8)]
-        time.sleep(0.5)
-        gun.touch()
+    dead = hold(start, tmp_path / "dead")
+    dead.kill()
+    dead.wait()
+    racers = [start(racer) for _ in range(8)]
+    for number in range(40):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "dead", folder)
+        for child in racers:
+            child.stdin.write(f"{folder}\n")  # type: ignore[union-attr]
+            child.stdin.flush()  # type: ignore[union-attr]
+        time.sleep(0.02)
+        folder.with_suffix(".gun").touch()
         told = [child.stdout.readline().strip() for child in racers]  # type: ignore[union-attr]
         assert sorted(told) == ["held"] + ["refused"] * 7
         winner = racers[told.index("held")]
         assert json.loads((folder / LEASE_NAME).read_text())["pid"] == winner.pid
         assert [path.name for path in folder.iterdir()] == [LEASE_NAME]
+
+
+def test_a_lease_is_judged_by_one_process_at_a_time(tmp_path: Path, start: Start) -> None:
+    holder = hold(start, tmp_path)
+    locked = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    asking = start(
+        "import sys; from pathlib import Path; from histogen.lease import take; take(Path(sys.argv[1]))", tmp_path
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        asking.wait(timeout=1)
+    fcntl.flock(locked, fcntl.LOCK_UN)
+    os.close(locked)
+    _, errors = asking.communicate(timeout=30)
+    assert f"process {holder.pid} on" in errors
 
 
 def test_a_holder_keeps_touching_its_lease(tmp_path: Path, start: Start) -> None:
