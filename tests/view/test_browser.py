@@ -308,7 +308,7 @@ def test_a_slide_that_cannot_be_read_says_why(browser: Any, world: Path, tmp_pat
     (tmp_path / "torn.svs").write_bytes(whole)
     (tmp_path / "no-slide.svs").write_bytes(b"not a slide" * 99)
     for client in serving(open_rooms(ViewConfig(paths=[tmp_path]))):
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 400, "height": 850})
         page.goto(f"{client.server.address}#slides/torn")
         page.wait_for_selector("canvas.zoom")
         page.wait_for_timeout(300)
@@ -318,6 +318,7 @@ def test_a_slide_that_cannot_be_read_says_why(browser: Any, world: Path, tmp_pat
         page.wait_for_selector("#said p:has-text('cannot be read')")
         page.evaluate("() => { location.hash = 'slides/no-slide'; }")
         page.wait_for_selector(".note:has-text('cannot be opened')")
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 400  # a path is longer than the screen
         page.close()
 
 
