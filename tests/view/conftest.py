@@ -8,6 +8,7 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,9 @@ class Client:
         return json.loads(body)
 
 
+@contextmanager
 def serving(answers: Answers) -> Iterator[Client]:
-    """Serve in a thread of this process."""
+    """Serve in a thread of this process, which ends with the test even if it fails."""
     started, ended = threading.Event(), asyncio.Event()
     found: dict[str, Any] = {}
 
@@ -113,12 +115,15 @@ def serving(answers: Answers) -> Iterator[Client]:
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     assert started.wait(10)
-    yield Client(found["server"])
-    found["loop"].call_soon_threadsafe(ended.set)
-    thread.join(10)
+    try:
+        yield Client(found["server"])
+    finally:
+        found["loop"].call_soon_threadsafe(ended.set)
+        thread.join(10)
 
 
 @pytest.fixture(scope="session")
 def client(answers: Answers) -> Iterator[Client]:
     """A client of a server of :func:`answers`."""
-    yield from serving(answers)
+    with serving(answers) as client:
+        yield client

@@ -74,7 +74,7 @@ def test_a_preview_that_links_to_elsewhere_is_not_shown(tmp_path: Path) -> None:
     (run / "previews" / "b.png").write_text(OUTSIDE)
     own = b"\x89PNG\r\n\x1a\n"
     (run / "previews" / "c.png").write_bytes(own)
-    for client in serving(open_rooms(ViewConfig(paths=[run]))):
+    with serving(open_rooms(ViewConfig(paths=[run]))) as client:
         assert client.json("data/run/0")["previews"] == ["b", "c"]
         status, body = client.get("image/preview/0/0.png")
         assert (status, OUTSIDE.encode() in body) == (404, False)
@@ -127,7 +127,7 @@ def test_names_stay_names(tmp_path: Path) -> None:
     )  # fmt: skip
     tile = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
     store.commit("tiles", 0, store.write_tiles(0, [tile, tile]))
-    for client in serving(open_rooms(ViewConfig(paths=[tmp_path]))):
+    with serving(open_rooms(ViewConfig(paths=[tmp_path]))) as client:
         assert client.json("data/tile/0")["values"]["label"] == label
         assert client.json("data/column/0/label")["names"] == [label]
         assert client.ask(f"/{client.server.token}/data/tile/0")[2]["Content-Type"] == "application/json"
@@ -161,7 +161,7 @@ def test_a_store_with_a_torn_shard_is_shown_without_it(tmp_path: Path) -> None:
     tile = encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
     for shard in range(2):
         store.commit("tiles", shard, store.write_tiles(shard, [tile] * len(store.shard_range(shard))))
-    for client in serving(open_rooms(ViewConfig(paths=[tmp_path]))):
+    with serving(open_rooms(ViewConfig(paths=[tmp_path]))) as client:
         file = tmp_path / "s.zarr" / "tiles" / "c" / "1" / "0" / "0" / "0"
         whole = file.read_bytes()
         file.unlink()
