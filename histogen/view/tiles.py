@@ -46,7 +46,7 @@ class Tiles:
         return int(self.starts[-1])
 
     def keep_only(self, numbers: NDArray[np.int64]) -> None:
-        """Show these tiles (ascending) and no others, as if others were absent: a sample that is exported."""
+        """Show these tiles (ascending) and no others, a sample that is exported; :meth:`present` is of all still."""
         self._sample, self.blocks = numbers, _blocks()
 
     @property
@@ -114,7 +114,7 @@ class Tiles:
                 found[rows.start : rows.stop] = store.reader.shard(shard).present[: len(rows)]
             except HistogenError as error:
                 self.note(error)
-        return found & self.kept(position)
+        return found
 
     def note(self, error: HistogenError) -> None:
         """Keep the sentence of an error, once, for the page to say."""

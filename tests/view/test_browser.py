@@ -260,6 +260,14 @@ def test_an_exported_page_opens_from_disk_with_every_room(
             "() => [...document.images].every((one) => one.complete && one.naturalWidth > 0 || one.loading === 'lazy')"
         )
         assert page.evaluate(loaded), room
+    page.evaluate("() => { location.hash = 'slides/drawn-00'; }")
+    page.wait_for_selector("canvas.zoom")
+    assert page.locator("main .note").count() == 0  # that a tile is not in the sample is no fault of its store
+    assert unpack(page.evaluate("async () => (await H.get('places/0')).present")).all()
+    for _ in range(8):  # any tile is a real one: it has neighbours
+        page.evaluate("() => { location.hash = ''; location.hash = 'neighbours'; }")
+        page.wait_for_selector("h2:has-text('colour-histogram')")
+        assert page.locator("p:has-text('has no embeddings')").count() == 0
     page.evaluate("() => { location.hash = 'map'; }")
     page.wait_for_selector("canvas.points")
     page.get_by_role("button", name="Select what is shown").click()

@@ -107,12 +107,27 @@ H.number = (value) => {
   return String(Number(value.toPrecision(4)));
 };
 
-/* Any tile; of an exported page, any of its sample. */
+/* Whether a tile is shown: of an exported page, whether it is in the sample. */
+H.isShown = (number) => !H.index.sample || sampled().has(number);
+
+let sampledNumbers = null;
+const sampled = () => (sampledNumbers ??= new Set(H.unpack(H.index.sample.numbers)));
+
+/* Any tile that is shown, a real one if there are: those that were made often have no embeddings. */
 H.anyTile = () => {
-  const sample = H.index.sample && H.unpack(H.index.sample.numbers);
-  const total = sample ? sample.length : H.index.stores.reduce((sum, store) => sum + store.tiles, 0);
-  const place = Math.floor(Math.random() * total);
-  return sample ? sample[place] : place;
+  const real = H.index.stores.filter((store) => ["slide", "natural"].includes(store.kind));
+  const any = (list) => list[Math.floor(Math.random() * list.length)];
+  if (H.index.sample) {
+    const all = [...sampled()];
+    return any(all.filter((number) => real.includes(H.storeOf(number)))) ?? any(all);
+  }
+  const stores = real.length ? real : H.index.stores;
+  let place = Math.floor(Math.random() * stores.reduce((sum, store) => sum + store.tiles, 0));
+  for (const store of stores) {
+    if (place < store.tiles) return store.start + place;
+    place -= store.tiles;
+  }
+  return 0;
 };
 
 H.storeOf = (number) => H.index.stores.findLast((store) => store.start <= number);

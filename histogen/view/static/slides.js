@@ -110,7 +110,7 @@ function drawLayer(context, view, one, colouring, asPictures) {
   }
   const pictures = asPictures && seen.length <= DRAWN_TILES;
   for (const [k, left, top] of seen) {
-    const image = pictures ? tileImage(one, k, view) : null;
+    const image = pictures && H.isShown(one.start + k) ? tileImage(one, k, view) : null;
     if (image?.naturalWidth) context.drawImage(image, left, top, width, height);
     if (colouring) {
       context.globalAlpha = state.opacity;
