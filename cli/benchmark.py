@@ -9,7 +9,9 @@ import typer
 
 from .common import (
     CheckpointKey,
+    Cluster,
     ConfigFile,
+    DaskReport,
     Device,
     Overrides,
     Overwrite,
@@ -41,6 +43,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Judge frozen encoders by patch classification: k-NN and a linear probe, with intervals and paired differences.
 
@@ -53,6 +57,7 @@ def command(
         BenchmarkConfig, file=config, overrides=set_, tiles=tiles, encoders=with_key(encoder,
         checkpoint_key), out=out,
         seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+        cluster=cluster, dask_report=dask_report,
     )  # fmt: skip
     from histogen.pipelines.benchmark import command as pipeline  # heavy: after the config
 

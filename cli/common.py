@@ -47,6 +47,16 @@ Scheduler = Annotated[
     str | None,
     typer.Option(metavar="tcp://…", help="Address of a running Dask scheduler.", rich_help_panel="Bulk"),
 ]
+Cluster = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.yaml", help="Start workers as jobs of a queue: system, jobs, job.", rich_help_panel="Bulk"
+    ),
+]
+DaskReport = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Serve Dask's dashboard and keep its report.", rich_help_panel="Bulk"),
+]
 CheckpointKey = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+from .common import (
+    Cluster,
+    ConfigFile,
+    DaskReport,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Workers,
+    execute,
+)
 
 NAME = "demo"
 
@@ -22,6 +34,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Draw slides, run the whole of Gen-SIS on them, and report whether Gen-DINO beat DINO (minutes, on a laptop).
 
@@ -32,5 +46,5 @@ def command(
     execute(
         pipeline.RunConfig, pipeline.run, file=config or Path("run/demo.yaml"), overrides=set_,
         out=out or Path("demo"), seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
-        scheduler=scheduler,
+        scheduler=scheduler, cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

@@ -8,7 +8,9 @@ import typer
 
 from .common import (
     CheckpointKey,
+    Cluster,
     ConfigFile,
+    DaskReport,
     Device,
     Overrides,
     Overwrite,
@@ -43,6 +45,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Write an embedding of every tile into its store.
 
@@ -54,6 +58,7 @@ def command(
         EmbedConfig, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
         checkpoint_key), seed=seed,
         device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+        cluster=cluster, dask_report=dask_report,
     )  # fmt: skip
     from histogen.pipelines.embed import command as pipeline  # heavy: after the config
 

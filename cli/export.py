@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    Cluster,
+    ConfigFile,
+    DaskReport,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    execute,
+)
 
 NAME = "export"
 
@@ -30,6 +43,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Write tile stores in the formats of other tools.
 
@@ -40,5 +55,5 @@ def command(
     execute(
         pipeline.ExportConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, format=format_, out=out,
         encoder=encoder, images=images, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
-        scheduler=scheduler,
+        scheduler=scheduler, cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

@@ -9,7 +9,9 @@ import typer
 
 from .common import (
     CheckpointKey,
+    Cluster,
     ConfigFile,
+    DaskReport,
     Device,
     Overrides,
     Overwrite,
@@ -51,6 +53,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Judge synthetic tiles against held-out real ones: distances, likeness to their sources, copies of training tiles.
 
@@ -63,7 +67,7 @@ def command(
         FidelityConfig, file=config, overrides=set_, tiles=tiles, synthetic=synthetic,
         held_out=held_out, encoders=with_key(encoder, checkpoint_key), eldm=eldm, out=out, seed=seed, device=device,
         resume=resume,
-        overwrite=overwrite, workers=workers, scheduler=scheduler,
+        overwrite=overwrite, workers=workers, scheduler=scheduler, cluster=cluster, dask_report=dask_report,
     )  # fmt: skip
     from histogen.pipelines.fidelity import command as pipeline  # heavy: after the config
 

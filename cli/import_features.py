@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Tiles, Workers, execute
+from .common import (
+    Cluster,
+    ConfigFile,
+    DaskReport,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Tiles,
+    Workers,
+    execute,
+)
 
 NAME = "import-features"
 
@@ -26,6 +39,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Put features that CLAM or TRIDENT computed into tile stores, as embeddings.
 
@@ -36,4 +51,5 @@ def command(
     execute(
         pipeline.ImportFeaturesConfig, pipeline.run, file=config, overrides=set_, tiles=tiles, features=features,
         name=name, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+        cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+from .common import (
+    Cluster,
+    ConfigFile,
+    DaskReport,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Workers,
+    execute,
+)
 
 NAME = "import-images"
 
@@ -35,6 +47,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Put a folder of images into a tile store, so that every other command can read them.
 
@@ -45,5 +59,5 @@ def command(
     execute(
         pipeline.ImportImagesConfig, pipeline.run, file=config, overrides=set_, folder=folder, out=out,
         manifest=manifest, tile_px=tile_px, seed=seed, device=device, resume=resume, overwrite=overwrite,
-        workers=workers, scheduler=scheduler,
+        workers=workers, scheduler=scheduler, cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

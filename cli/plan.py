@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Overrides, Scheduler, Workers, execute
+from .common import Cluster, ConfigFile, DaskReport, Overrides, Scheduler, Workers, execute
 
 NAME = "plan"
 
@@ -26,6 +26,8 @@ def command(
     set_: Overrides = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Tell what `tile` would make: tiles, gigabytes and seconds, slide by slide. Nothing is written.
 
@@ -37,4 +39,5 @@ def command(
     execute(
         TileConfig, estimate.run_plan, file=config, overrides=set_, slides=slides, tile_px=tile_px, mpp=mpp,
         stride_px=stride_px, slide_mpp=slide_mpp, workers=workers, scheduler=scheduler,
+        cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+from .common import Cluster, DaskReport, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
 
 NAME = "run"
 
@@ -24,6 +24,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Run the whole chain from one YAML; a stage that is done is skipped, an interrupted one goes on.
 
@@ -37,4 +39,5 @@ def command(
     execute(
         pipeline.RunConfig, pipeline.run, file=config, overrides=set_, out=out, seed=seed, device=device,
         resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+        cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from .common import (
+    Cluster,
     ConfigFile,
+    DaskReport,
     Device,
     Overrides,
     Overwrite,
@@ -41,6 +43,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Make a generative or interpolated tile for every tile, each reproducible from its own row.
 
@@ -52,6 +56,7 @@ def command(
         SynthesizeConfig, file=config, overrides=set_, tiles=tiles, eldm=eldm, kind=kind,
         recreate=recreate,
         out=out, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers, scheduler=scheduler,
+        cluster=cluster, dask_report=dask_report,
     )  # fmt: skip
     from histogen.pipelines.synthesize import command as pipeline  # heavy: after the config
 

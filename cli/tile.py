@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .common import ConfigFile, Device, Overrides, Overwrite, Resume, Scheduler, Seed, Workers, execute
+from .common import (
+    Cluster,
+    ConfigFile,
+    DaskReport,
+    Device,
+    Overrides,
+    Overwrite,
+    Resume,
+    Scheduler,
+    Seed,
+    Workers,
+    execute,
+)
 
 NAME = "tile"
 
@@ -35,6 +47,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Cut slides into tile stores, one per slide; bad slides are reported and the others done.
 
@@ -46,5 +60,5 @@ def command(
         pipeline.TileConfig, pipeline.run, file=config, overrides=set_, slides=slides, out=out, tile_px=tile_px,
         mpp=mpp, stride_px=stride_px, slide_mpp=slide_mpp, codec=codec, annotations=annotations, roi=roi,
         threads=threads, seed=seed, device=device, resume=resume, overwrite=overwrite, workers=workers,
-        scheduler=scheduler,
+        scheduler=scheduler, cluster=cluster, dask_report=dask_report,
     )  # fmt: skip

@@ -9,7 +9,9 @@ import typer
 
 from .common import (
     CheckpointKey,
+    Cluster,
     ConfigFile,
+    DaskReport,
     Device,
     Overrides,
     Overwrite,
@@ -44,6 +46,8 @@ def command(
     overwrite: Overwrite = False,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dask_report: DaskReport = None,
 ) -> None:
     """Train the embedding-conditioned latent diffusion model (E-LDM) on unlabelled tiles.
 
@@ -56,7 +60,7 @@ def command(
         TrainEldmConfig, file=config, overrides=set_, tiles=tiles, encoder=with_key(encoder,
         checkpoint_key),
         autoencoder=autoencoder, out=out, seed=seed, device=device, resume=resume, overwrite=overwrite,
-        workers=workers, scheduler=scheduler,
+        workers=workers, scheduler=scheduler, cluster=cluster, dask_report=dask_report,
     )  # fmt: skip
     from histogen.pipelines.train_eldm import command as pipeline  # heavy: after the config
 

@@ -55,9 +55,20 @@ class BulkConfig(StageConfig):
     """Local Dask worker processes; 0 runs in this process."""
     scheduler: str | None = None
     """Address of a running Dask scheduler, for example ``tcp://head:8786``."""
+    cluster: Path | None = None
+    """YAML of a queue (SLURM, PBS …) in which workers are started as jobs; see :mod:`histogen.compute.job_queue`."""
+    dask_report: Path | None = None
+    """Folder for Dask's performance reports; its dashboard is served while the work runs."""
+
+    @property
+    def bulk(self) -> dict[str, Any]:
+        """Where bulk work runs, as keyword arguments of another stage's config."""
+        return {key: getattr(self, key) for key in ("workers", "scheduler", "cluster", "dask_report")}
 
 
-UNRECORDED = frozenset({"out", "resume", "overwrite", "workers", "threads", "scheduler", "device", "reference"})
+UNRECORDED = frozenset(
+    {"out", "resume", "overwrite", "workers", "threads", "scheduler", "cluster", "dask_report", "device", "reference"}
+)
 """Keys that change how or where a stage runs, not what it makes: resume does not compare them."""
 
 S = TypeVar("S", bound=Settings)

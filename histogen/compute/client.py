@@ -7,14 +7,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from histogen.compute.job_queue import queue_cluster
 from histogen.config import BulkConfig
 from histogen.errors import ComputeError, ConfigError
 
@@ -28,10 +31,8 @@ CONNECT_SECONDS = 60
 REFRESH_SECONDS = 5.0
 LOST_SCHEDULER = "the connection to the Dask scheduler was lost; start it again and --resume"
 QUIET = logging.CRITICAL
-MAX_DEATHS = 1
-"""Dask blames every unit that a dying worker held; a unit blamed more often than this is tried again alone."""
-
-
+TRIES_ALONE = 2
+"""Dask blames every unit that a dying worker held; each of them is tried again, so often, with nothing beside it."""
 CHEAP_DASK = {
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.tick.limit": "30s",
@@ -40,9 +41,6 @@ CHEAP_DASK = {
     "distributed.worker.profile.enabled": False,
 }
 """Dask's own monitors off or slow: idling, they took 3 % of a core here and 2 % in each worker (measured)."""
-
-FAST_LOSS = {"distributed.comm.timeouts.connect": "10s"}
-"""How long a local client waits for the result of a worker that has just died, before it is computed again."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,11 @@ class OnDask:
             else:
                 yield position, outcome
         for position in lost:
-            yield from ((position, outcome) for _, outcome in self._stream(function, [arguments[position]]))
+            for _ in range(TRIES_ALONE):
+                outcome = next(outcome for _, outcome in self._stream(function, [arguments[position]]))
+                if not (isinstance(outcome, Lost) and outcome.worker_died):
+                    break
+            yield position, outcome
 
     def _stream(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
         """Run all calls; when the scheduler goes away, the rest of them is lost."""
@@ -154,44 +156,56 @@ def _result(future: Any) -> Any:
 class Compute:
     """Where a bulk stage runs; the same units give the same files everywhere.
 
-    ``workers`` local processes of ``threads`` each, or the workers of ``scheduler``, or (neither) this process, with
-    ``threads`` too. Local workers take one CUDA device each, in turn; those of a running scheduler keep what they were
-    started with.
+    ``workers`` local processes of ``threads`` each, or the workers of ``scheduler``, or the jobs of the queue that the
+    file ``cluster`` describes, or (none of them) this process, with ``threads`` too. Local workers take one CUDA device
+    each, in turn; those of a running scheduler keep what they were started with. ``report`` is a folder for Dask's
+    performance reports.
     """
 
     workers: int = 0
     scheduler: str | None = None
     device: str = "auto"
     threads: int = 1
+    cluster: Path | None = None
+    report: Path | None = None
 
     @classmethod
     def from_config(cls, config: BulkConfig, *, threads: int = 1) -> Compute:
         """Take what a bulk command's config says; ``threads`` is how many units a process works on at once.
 
         Raises:
-            ConfigError: both local workers and a scheduler are asked for.
+            ConfigError: more than one of local workers, a scheduler and a cluster is asked for, or a report of none.
         """
-        if config.workers and config.scheduler:
-            raise ConfigError("--workers and --scheduler were both given; a running scheduler has its own workers")
-        return cls(config.workers, config.scheduler, config.device, threads)
+        given = [f"--{key}" for key in ("workers", "scheduler", "cluster") if getattr(config, key)]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} were both given; each brings its own workers: give one")
+        if config.dask_report and not given:
+            raise ConfigError("--dask-report was given, but Dask runs nothing here; add --workers, say")
+        return cls(config.workers, config.scheduler, config.device, threads, config.cluster, config.dask_report)
 
     @contextmanager
     def open_(self) -> Iterator[Executor]:
         """Start or connect what is needed, and stop what was started.
 
         Raises:
-            ConfigError: the scheduler does not answer.
+            ConfigError: the scheduler does not answer, or the file of the cluster cannot be used.
+            ComputeError: workers cannot be started.
         """
-        if not self.workers and not self.scheduler:
+        if not (self.workers or self.scheduler or self.cluster):
             yield InProcess(self.threads)
             return
-        with _quiet_dask():
-            if self.scheduler:
-                with _connected(self.scheduler) as client:
-                    yield OnDask(client)
-            else:
-                with self._local_cluster() as cluster, _client(cluster) as client:
-                    yield OnDask(client)
+        with _quiet_dask(observed=self.report is not None), self._connected() as client, _reported(client, self.report):
+            yield OnDask(client)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Client]:
+        if self.scheduler:
+            with _client_of(self.scheduler) as client:
+                yield client
+            return
+        started = queue_cluster(self.cluster) if self.cluster else self._local_cluster()
+        with started as cluster, _client(cluster) as client:
+            yield client
 
     @contextmanager
     def _local_cluster(self) -> Iterator[SpecCluster]:
@@ -213,7 +227,7 @@ class Compute:
             "host": "127.0.0.1",
             "protocol": "tcp://",
             "port": 0,
-            "dashboard": False,
+            "dashboard": self.report is not None,
             "dashboard_address": "127.0.0.1:0",
         }
 
@@ -260,7 +274,7 @@ def _client(address: Any) -> Client:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Client]:
+def _client_of(address: str) -> Iterator[Client]:
     try:
         client = _client(address)
     except (OSError, TimeoutError, ValueError) as error:
@@ -270,20 +284,40 @@ def _connected(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _quiet_dask() -> Iterator[None]:
-    """Let Dask report errors only, and leave the environment of this process as it was."""
+def _reported(client: Client, folder: Path | None) -> Iterator[None]:
+    """Say where Dask's dashboard is, and leave its performance report in ``folder``, for whoever asks for them."""
+    if folder is None:
+        yield
+        return
+    from distributed import performance_report
+
+    print(f"Dask's dashboard: {client.dashboard_link}", file=sys.stderr)  # noqa: T201
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"dask-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.html"
+    with client.as_current(), performance_report(filename=str(file)):
+        yield
+    print(f"Dask's performance report: {file}", file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def _quiet_dask(*, observed: bool) -> Iterator[None]:
+    """Let Dask report errors only, and leave the environment of this process as it was.
+
+    Its own monitors are slowed down unless the run is ``observed``.
+    """
     import dask
     import distributed  # noqa: F401 - first, or leaving dask.config.set would take distributed's settings away
 
     environment = dict(os.environ)
     settings = {
-        "distributed.scheduler.allowed-failures": MAX_DEATHS,
+        "distributed.scheduler.allowed-failures": 0,
         "distributed.logging": {"distributed": "critical"},
         # distributed sets OMP_NUM_THREADS=1 in *this* process too, which would slow a later stage down
         "distributed.nanny.pre-spawn-environ": {},
-        **CHEAP_DASK,
+        **({} if observed else CHEAP_DASK),
     }
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.nanny", "distributed.scheduler")]
+    names = ("distributed", "distributed.nanny", "distributed.scheduler", "asyncio", "tornado.application")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         with dask.config.set(settings):

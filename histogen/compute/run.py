@@ -13,14 +13,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import histogen
 from histogen.compute.client import Compute, Kept, Lost
 from histogen.errors import ConfigError, HistogenError
 from histogen.files import disk_sentence
 from histogen.progress import progress_bar
+
+VERSIONED = ("numpy", "torch")
 
 
 class Unit(Protocol):
@@ -77,6 +81,7 @@ def run_units(
 
     Raises:
         ConfigError: the Dask scheduler asked for does not answer.
+        ComputeError: Dask's workers cannot be started.
     """
     start = time.monotonic()
     outcomes: dict[int, dict[str, Any] | UnitFailure] = {}
@@ -84,7 +89,7 @@ def run_units(
     with progress_bar(description, total=total, unit=item_name, done=items_done) as bar:
         if units:
             with compute.open_() as executor:
-                for position, outcome in executor.map(partial(_guarded, worker, Path.cwd()), list(units)):
+                for position, outcome in executor.map(partial(_guarded, worker, Path.cwd(), versions()), list(units)):
                     key = units[position].key
                     outcomes[position] = UnitFailure(key, outcome.reason) if isinstance(outcome, Lost) else outcome
                     if not isinstance(outcomes[position], UnitFailure):
@@ -106,9 +111,18 @@ def _report(units: Sequence[Unit], outcomes: Mapping[int, dict[str, Any] | UnitF
     return MapReport(len(results), items, tuple(failures), tuple(results), seconds)
 
 
-def _guarded(worker: Callable[[U], Result | None], folder: Path, unit: U) -> dict[str, Any] | UnitFailure:
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions, here, of what shapes the bytes that a unit writes."""
+    return {"histogen": histogen.__version__, **{name: metadata.version(name) for name in VERSIONED}}
+
+
+def _guarded(
+    worker: Callable[[U], Result | None], folder: Path, wanted: Mapping[str, str], unit: U
+) -> dict[str, Any] | UnitFailure:
     """Run one unit; the boundary behind which no error ends the run."""
     try:
+        _check_versions(wanted)
         _enter(folder)
         return dict(worker(unit) or {})
     except HistogenError as error:
@@ -119,6 +133,15 @@ def _guarded(worker: Callable[[U], Result | None], folder: Path, unit: U) -> dic
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
         return UnitFailure(unit.key, f"{type(error).__name__}: {error} ({where})")
+
+
+def _check_versions(wanted: Mapping[str, str]) -> None:
+    differing = [f"{name} {have}, not {wanted[name]}" for name, have in versions().items() if have != wanted[name]]
+    if differing:
+        raise ConfigError(
+            f"a Dask worker on '{platform.node()}' has {' and '.join(differing)} as this command, so its tiles could "
+            "differ; start workers in the same environment"
+        )
 
 
 def _enter(folder: Path) -> None:

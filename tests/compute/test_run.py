@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from histogen.compute.client import Compute, Kept, OnDask, worker_environments
-from histogen.compute.run import UnitFailure, _guarded, run_units
+from histogen.compute.run import UnitFailure, _guarded, run_units, versions
 from histogen.config import BulkConfig
 from histogen.errors import ConfigError, SlideError
 
@@ -71,11 +71,6 @@ class InterruptingBar:
 
     def __exit__(self, *_: object) -> None:
         return None
-
-
-def die_always(unit: Number) -> None:
-    if unit.value == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def report_environment(unit: Number) -> dict[str, str | None]:
@@ -153,16 +148,6 @@ def test_the_unit_of_a_killed_worker_is_tried_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_importable_by_workers")
-def test_a_unit_that_kills_every_worker_is_given_up_and_the_others_are_done() -> None:
-    report = run_units(
-        here().die_always, [here().Number(n) for n in range(4)], compute=Compute(2), description="deaths"
-    )
-    assert [f.key for f in report.failures] == ["n1"]
-    assert "died each time that it was tried" in report.failures[0].sentence
-    assert report.done == 3
-
-
-@pytest.mark.usefixtures("_importable_by_workers")
 def test_the_environment_of_this_process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
@@ -198,7 +183,7 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(monkeypatch: pytest.Mo
 
 
 def test_a_worker_without_the_callers_folder_is_a_sentence(tmp_path: Path) -> None:
-    outcome = _guarded(square, tmp_path / "not mounted", Number(1))
+    outcome = _guarded(square, tmp_path / "not mounted", versions(), Number(1))
     assert isinstance(outcome, UnitFailure)
     assert "cannot enter" in outcome.sentence
     assert "same folders are mounted" in outcome.sentence

@@ -283,8 +283,7 @@ def _embed(config: BenchmarkConfig, spec: str) -> tuple[str, ...]:
             precision=config.precision,
             seed=config.seed,
             device=config.device,
-            workers=config.workers,
-            scheduler=config.scheduler,
+            **config.bulk,
             resume=True,
         )
     ).failures

@@ -129,20 +129,16 @@ def ensure_embeddings(
     *,
     precision: Precision = "auto",
     device: str = "auto",
-    workers: int = 0,
-    scheduler: str | None = None,
+    **bulk: Any,
 ) -> str:
     """Embed what is missing and return the encoder's name, the key of its embeddings in the stores.
 
-    ``precision`` is that of stores without any, where none beside them has some.
+    ``precision`` is that of stores without any, where none beside them has some; ``bulk`` is :attr:`BulkConfig.bulk`.
 
     Raises:
         EncoderError: some shards could not be embedded.
     """
-    config = EmbedConfig(
-        tiles=list(tiles), encoder=encoder, precision=precision, device=device, workers=workers, scheduler=scheduler,
-        resume=True,
-    )  # type: ignore[arg-type]  # fmt: skip
+    config = EmbedConfig(tiles=list(tiles), encoder=encoder, precision=precision, device=device, **bulk, resume=True)  # type: ignore[arg-type]
     outcome = run(config, as_they_are=True)
     if outcome.failures:
         raise EncoderError(f"{len(outcome.failures)} shards could not be embedded, the first: {outcome.failures[0]}")

@@ -266,7 +266,7 @@ def _embed_all(config: FidelityConfig, folders: Sequence[str], specs: Sequence[s
         for paths in (config.tiles, config.held_out, *([Path(folder)] for folder in folders)):
             ensure_embeddings(
                 paths, spec,
-                precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
+                precision=precision, device=config.device, **config.bulk,
             )  # fmt: skip
 
 

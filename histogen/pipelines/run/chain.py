@@ -153,7 +153,7 @@ def stage_config(stage: Stage, config: RunConfig, config_class: type[Any]) -> An
     """Build a stage's config: its YAML, its settings, what the chain gives it, and the run's seed and device."""
     settings = dict(stage.settings)
     name = settings.pop("config", None)
-    common = {"seed": config.seed, "device": config.device, "workers": config.workers, "scheduler": config.scheduler}
+    common = {"seed": config.seed, "device": config.device, **config.bulk}
     inherited = {
         key: value for key, value in common.items() if key in config_class.model_fields and key not in settings
     }

@@ -134,7 +134,7 @@ def _ensure_embedded(config: SynthesizeConfig, tiles: TileSet, pipeline: EldmPip
     spec = encoder_spec(config.eldm)
     made = ensure_embeddings(
         config.tiles, spec,
-        precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
+        precision=precision, device=config.device, **config.bulk,
     )  # fmt: skip
     if made != name:
         raise EncoderError(f"the E-LDM was trained with encoder '{name}', but '{spec}' is now '{made}'; restore it")

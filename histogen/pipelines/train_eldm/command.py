@@ -75,7 +75,7 @@ def _run(config: TrainEldmConfig, device: torch.device) -> Outcome:
         if processes.is_main():
             ensure_embeddings(
                 config.tiles, config.encoder,
-                precision=precision, device=config.device, workers=config.workers, scheduler=config.scheduler,
+                precision=precision, device=config.device, **config.bulk,
             )  # fmt: skip
         if not told_before:
             check_embeddings(tiles, names["encoder"], trained)
