@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from histogen.errors import ConfigError, MissingSettingError
 from histogen.names import too_long_part
 from histogen.plain_yaml import MAX_DEPTH, check_texts, dump_yaml, parse_yaml
+from histogen.remote import StorePath
 from histogen.sentences import Loc, first_of, missing_keys, path_in, refusal, sentence_of, shown
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -27,7 +28,7 @@ class Settings(BaseModel):
 class StageConfig(Settings):
     """What every command understands."""
 
-    out: Path
+    out: StorePath
     """Where the output goes."""
     seed: int = 0
     """Seed of the whole stage; same seed, same bytes."""
@@ -42,8 +43,8 @@ class StageConfig(Settings):
 class ChosenTiles(Settings):
     """Which tiles a command works on; what is left out takes no part in anything that is learnt or made."""
 
-    tiles: list[Path]
-    """Tile stores, folders of them, or manifests."""
+    tiles: list[StorePath]
+    """Tile stores, folders of them, or manifests; local, or on object storage (``s3://bucket/tiles``)."""
     where: dict[str, Any] = {}
     """Keep the tiles whose columns have these values, for example ``{split: train}``."""
 

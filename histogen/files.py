@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from histogen import remote
 from histogen.errors import ConfigError
+from histogen.remote import is_remote
 
 TEMPORARY = ".tmp."
 DISK_ERRORS = {
@@ -44,8 +47,12 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the error names ``path``, and what was there before is still there.
     """
+    content = data.encode() if isinstance(data, str) else data
+    if is_remote(path):
+        remote.write(path, content)
+        return
     with whole_file(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        temporary.write_bytes(content)
 
 
 @contextmanager
@@ -53,8 +60,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name with the suffix of ``path``; what the block writes there becomes ``path`` if it ends well.
 
     The data are synchronised, then renamed, then the folder is synchronised; missing folders are made. An OSError of
-    the temporary file names ``path``.
+    the temporary file names ``path``. What goes to object storage is made here, and sent when it is whole.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            yield local
+            remote.upload(local, path)
+        return
     temporary = path.with_name(f"{path.stem}{TEMPORARY}{uuid.uuid4().hex}{path.suffix}")
     try:
         _make_folder(path.parent)
@@ -99,6 +112,8 @@ def is_temporary(path: Path) -> bool:
 
 def remove_temporaries(folder: Path) -> None:
     """Delete what killed writers left under ``folder``; nobody may be writing there."""
+    if is_remote(folder):  # nothing there has another name before it is whole
+        return
     for path in folder.rglob(f"*{TEMPORARY}*"):
         path.unlink(missing_ok=True)
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from histogen.errors import OutputInUseError
-from histogen.files import TEMPORARY, naming
+from histogen.files import TEMPORARY, naming, write_atomic
+from histogen.remote import is_remote, write_new
 
 LEASE_NAME = "writer.json"
 BEAT_SECONDS = 20.0
@@ -103,7 +104,7 @@ def _alone(folder: Path) -> Iterator[None]:
     Two that find the same dead owner could otherwise take each other's new lease away. Where a folder cannot be locked
     (network file systems), a process that lost its lease so ends with the next beat.
     """
-    if os.name == "nt":  # no folder can be opened there
+    if os.name == "nt" or is_remote(folder):  # no folder can be opened there
         yield
         return
     import fcntl
@@ -130,6 +131,8 @@ def _drop(path: Path) -> None:
 
 def _create(path: Path, content: str) -> bool:
     """Make ``path`` with ``content`` unless it is there; in one step, so that no end of this process leaves half."""
+    if is_remote(path):
+        return write_new(path, content.encode())
     whole = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         with naming(path):
@@ -195,6 +198,10 @@ def _parsed(content: str) -> dict[str, Any]:
 
 def _take_away(path: Path, judged: str) -> bool:
     """Remove the lease that was judged dead; what somebody else has put in its place meanwhile is put back."""
+    if is_remote(path):  # where nothing is renamed in one step: of two that do this at once, one ends with a beat
+        if still_judged := _content(path) == judged:
+            path.unlink(missing_ok=True)
+        return still_judged
     aside = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
         path.rename(aside)
@@ -211,7 +218,7 @@ def _age(path: Path) -> float:
     """Return seconds since ``path`` was touched, both ends by the clock of its file system."""
     probe = path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex}")
     try:
-        probe.touch()
+        write_atomic(probe, b"")
         return probe.stat().st_mtime - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
@@ -276,7 +283,9 @@ def _keep_beating() -> None:
         for path, ours in list(_held.items()):
             try:
                 lost = _content(path) not in (ours, None)
-                if not lost:
+                if not lost and is_remote(path):
+                    write_atomic(path, ours)
+                elif not lost:
                     os.utime(path)
             except OSError:  # a file system that is away for a moment: the next beat tells
                 continue

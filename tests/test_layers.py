@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = (
-    {"errors", "geometry", "names", "seeds", "files", "progress"},
+    {"errors", "geometry", "names", "seeds", "files", "progress", "remote"},
     {"config", "lease", "manifest", "plain_yaml", "sentences", "shipped", "table"},
     {"slides", "tiles", "store"},
     {"encoders", "diffusion", "ssl", "evaluation", "training"},

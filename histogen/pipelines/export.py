@@ -16,6 +16,7 @@ from histogen.files import remove_temporaries
 from histogen.lease import for_its_output
 from histogen.names import resolve
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
+from histogen.remote import StorePath
 from histogen.store.export_rows import tiles_of
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
@@ -43,7 +44,7 @@ WRITERS = {
 class ExportConfig(BulkConfig):
     """Which stores, as what."""
 
-    tiles: list[Path]
+    tiles: list[StorePath]
     """Tile stores, folders of them, or manifests."""
     format: str
     """trident or clam (their folders of HDF5), webdataset (tar), parquet, anndata (h5ad), geojson

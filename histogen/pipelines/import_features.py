@@ -18,6 +18,7 @@ from histogen.config import BulkConfig
 from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines.outputs import Outcome, only_writer
 from histogen.pipelines.recorded import forget_damaged
+from histogen.remote import StorePath
 from histogen.store.export_hdf5 import SUFFIX, Features, find_features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
 from histogen.store.layout import check_name
@@ -31,7 +32,7 @@ class ImportFeaturesConfig(BulkConfig):
 
     out: Path = Path()
     """Not used: each store takes its own embeddings."""
-    tiles: list[Path]
+    tiles: list[StorePath]
     """Tile stores of slides, folders of them, or manifests."""
     features: Path
     """A folder with ``<slide_id>.h5`` for each slide, or the one that CLAM or TRIDENT put it into."""

@@ -84,7 +84,7 @@ def run(config: ImportImagesConfig) -> Outcome:
         ConfigError, ManifestError, OutputExistsError: the folder, the table or the output cannot be used.
     """
     images, config = find_images(config)
-    claim_output(config, command=COMMAND, inputs={"images": images.content_hash})
+    claim_output(config, command=COMMAND, inputs={"images": images.content_hash}, makes_stores=True)
     remove_temporaries(config.out)
     store = _open_or_create(store_path(config), config, images)
     missing = shards_to_make(store, resume=config.resume)

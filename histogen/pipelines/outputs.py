@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from histogen.config import StageConfig, changed_keys, dump_config, read_yaml
 from histogen.errors import ConfigError, OutputExistsError
 from histogen.files import is_temporary, read_json, remove_temporaries, write_atomic
 from histogen.lease import LEASE_NAME, give_back, lease_folder, take
+from histogen.remote import as_path, check_reachable, is_remote, remove_tree
 from histogen.store.tile_store import TileStore
 
 CONFIG_NAME = "config.yaml"
@@ -53,12 +53,13 @@ def claim_output(
     precision: str | None = None,
     located: Collection[str] = (),
     is_used: Callable[[str], bool] = lambda _: True,
+    makes_stores: bool = False,
 ) -> Path:
     """Make ``config.out`` the output of ``command`` with these settings, this process its only writer, and return it.
 
     ``inputs`` maps the name of each input to its content hash; a resumed stage must have the same ones, but for those
     that ``is_used`` says nothing is made from yet: they may come, go and change. ``precision``, resolved, is recorded.
-    ``located`` are settings that only say where inputs are.
+    ``located`` are settings that only say where inputs are. What ``makes_stores`` may go to object storage.
 
     Raises:
         OutputExistsError: it exists and neither resume nor overwrite is set; nothing was touched.
@@ -67,6 +68,10 @@ def claim_output(
             overwrite would delete an input; or it cannot be written.
     """
     out = config.out
+    if is_remote(out):
+        if not makes_stores:
+            raise ConfigError(f"{command} writes to local folders, not to '{out}'; choose another --out and copy it")
+        check_reachable(out)
     record = {"command": command, "status": "started", "histogen": histogen.__version__, "inputs": dict(inputs or {})}
     record |= {} if precision is None else {"precision": precision}
     is_new = not out.exists() or _is_unclaimed(out)
@@ -218,7 +223,8 @@ def _check_holds_no_input(config: StageConfig) -> None:
     """Refuse to delete what the stage is about to read."""
     values = [value for field in config.model_dump(exclude={"out"}).values() for value in _listed(field)]
     out = config.out.resolve()
-    inside = [v for v in values if isinstance(v, str | Path) and out in (Path(v).resolve(), *Path(v).resolve().parents)]
+    paths = ((value, as_path(value).resolve()) for value in values if isinstance(value, str | Path))
+    inside = [value for value, path in paths if out in (path, *path.parents)]
     if inside:
         raise ConfigError(f"--overwrite would delete '{inside[0]}', which is to be read; choose another --out")
 
@@ -279,7 +285,7 @@ def _delete_own(out: Path) -> None:
         if path in (records, records / LEASE_NAME, *last):
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink()
     for path in last:

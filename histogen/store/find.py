@@ -8,6 +8,7 @@ from pathlib import Path
 
 from histogen.errors import StoreError
 from histogen.manifest import read_store_manifest
+from histogen.remote import as_path, check_reachable, is_remote
 
 STORE_SUFFIX = ".zarr"
 
@@ -21,13 +22,15 @@ def find_stores(paths: Path | str | Sequence[Path | str]) -> list[Path]:
         StoreError: a path gives no store.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
-    found = list(dict.fromkeys(store for path in given for store in _stores_of(Path(path))))
+    found = list(dict.fromkeys(store for path in given for store in _stores_of(as_path(path))))
     if not found:
         raise StoreError("no tile store was given; give a store, a folder of stores or a manifest")
     return found
 
 
 def _stores_of(path: Path) -> Iterable[Path]:
+    if is_remote(path):
+        check_reachable(path)
     if path.suffix.lower() == ".csv":
         return read_store_manifest(path)
     if (path / "zarr.json").exists():

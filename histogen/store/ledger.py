@@ -13,6 +13,7 @@ from typing import Any
 
 from histogen.errors import StoreError
 from histogen.files import write_atomic
+from histogen.remote import is_remote
 from histogen.store.layout import TILES, check_name
 
 SAID = (("count", int), ("bytes", int), ("sha256", str))
@@ -35,8 +36,9 @@ class Ledger:
 
     def done(self, stage: str) -> set[int]:
         """Return the shards of ``stage`` that are done: a listing, nothing is opened."""
-        try:
-            names = os.listdir(self._stage(stage))  # noqa: PTH208 - thousands of stores: no Path per entry
+        folder = self._stage(stage)
+        try:  # thousands of stores: no Path per entry
+            names = [path.name for path in folder.iterdir()] if is_remote(folder) else os.listdir(folder)  # noqa: PTH208
         except FileNotFoundError:
             return set()
         return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import IncompleteStoreError, StoreError
 from histogen.files import write_atomic
+from histogen.remote import identity, is_remote
 from histogen.store.layout import ArrayLayout, chunk_path, read_metadata
 
 SUM_BYTES = 4
@@ -25,6 +27,22 @@ BLOCK_BYTES = 1 << 20
 
 _VERIFIED: dict[str, tuple[int, int, int, int]] = {}
 """Chunk files that this process has compared, by what tells the file from another one at its place."""
+
+
+class _Fetched(dict[str, tuple[tuple[Any, ...], bytes]]):
+    """Chunks that were fetched from object storage, the oldest forgotten beyond :data:`FETCHED_BYTES`."""
+
+    def keep(self, path: str, chunk: tuple[tuple[Any, ...], bytes]) -> None:
+        with _FETCHED_LOCK:
+            self.pop(path, None)
+            self[path] = chunk
+            while len(self) > 1 and sum(len(values) for _, values in self.values()) > FETCHED_BYTES:
+                del self[next(iter(self))]
+
+
+FETCHED_BYTES = 256 << 20
+_FETCHED_LOCK = threading.Lock()
+_FETCHED = _Fetched()
 
 
 class RowArray:
@@ -117,6 +135,8 @@ class RowArray:
         path = self.chunk_file(shard)
         shape = (self.layout.shard_rows, *self.layout.row_shape)
         try:
+            if is_remote(path):
+                return np.frombuffer(self._fetched(path, shard), self.layout.dtype).reshape(shape)
             with path.open("rb") as file:
                 self._verify(file, shard)
                 return np.memmap(file, dtype=self.layout.dtype, mode="r", shape=shape)
@@ -145,6 +165,22 @@ class RowArray:
         if checksum(file, num_bytes) != int.from_bytes(os.pread(file.fileno(), SUM_BYTES, num_bytes), "little"):
             raise self.damaged(shard, "differs from its checksum")
         _VERIFIED[file.name] = identity
+
+    def _fetched(self, path: Path, shard: int) -> bytes:
+        """Return the verified bytes of a chunk on object storage; the last ones are kept while they are the same."""
+        known = identity(path)
+        if (kept := _FETCHED.get(str(path))) is not None and kept[0] == known:
+            return kept[1]
+        data = path.read_bytes()
+        num_bytes = self.layout.shard_rows * self.layout.row_bytes
+        expected = num_bytes + (SUM_BYTES if self.layout.checksum else 0)
+        if len(data) != expected:
+            raise self.damaged(shard, f"has the wrong length ({len(data):,} bytes, not {expected:,})")
+        values, end = data[:num_bytes], data[num_bytes:]
+        if self.layout.checksum and google_crc32c.value(values) != int.from_bytes(end, "little"):
+            raise self.damaged(shard, "differs from its checksum")
+        _FETCHED.keep(str(path), (known, values))
+        return values
 
     def damaged(self, shard: int, what: str) -> StoreError:
         """Return the error that chunk ``shard`` is damaged: ``what`` is wrong with it, and what mends it."""

@@ -29,6 +29,9 @@ from histogen.store.tile_store import TileStore
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
+STORES_AT_A_TIME = 16
+"""On object storage."""
+
 Paths = Path | str | Sequence[Path | str]
 Where = Mapping[str, Any]
 
@@ -161,6 +164,8 @@ class TileSet:
         if out is None:
             out = np.empty((len(wanted), self.tile_px, self.tile_px, 3), np.uint8)
         owners, local = self.store_of(wanted).tolist(), self.tile_index_of(wanted).tolist()
+        if any(self.stores[owner].reader.is_remote for owner in set(owners)):
+            return self._read_remote(owners, local, threads, out)
 
         def read(part: range) -> None:
             for k in part:
@@ -171,6 +176,22 @@ class TileSet:
         else:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(read, [range(t, len(wanted), threads) for t in range(threads)]))
+        return out
+
+    def _read_remote(
+        self, owners: list[int], local: list[int], threads: int, out: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """Read tiles of which some are on object storage: those of several stores at the same time."""
+        places = {owner: [k for k, one in enumerate(owners) if one == owner] for owner in set(owners)}
+
+        def read(owner: int) -> None:
+            own = places[owner]
+            pixels = np.empty((len(own), self.tile_px, self.tile_px, 3), np.uint8)
+            self.stores[owner].read_tiles([local[k] for k in own], pixels, pool)
+            out[own] = pixels
+
+        with ThreadPoolExecutor(max(1, threads)) as pool, ThreadPoolExecutor(STORES_AT_A_TIME) as stores:
+            list(stores.map(read, places))
         return out
 
     # what is known of each tile

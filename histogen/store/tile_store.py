@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from histogen.errors import StoreError
+from histogen.remote import as_path, remove_tree
 from histogen.store import layout
 from histogen.store.jpeg import DEFAULT_JPEG, JpegSettings, decode_jpeg
 from histogen.store.layout import TILES, ArrayLayout, Column, as_column
@@ -99,7 +99,7 @@ class TileStore:
         Raises:
             StoreError: it is not a tile store, or its metadata are malformed.
         """
-        path = Path(path)
+        path = as_path(path)
         said = layout.read_metadata(path).get("attributes")
         attributes = said.get("histogen") if isinstance(said, Mapping) else None
         if attributes is None:
@@ -180,7 +180,26 @@ class TileStore:
         Raises:
             StoreError: as :meth:`read_payload`, or its JPEG does not decode.
         """
-        payload = self.read_payload(index)
+        return self._decoded(index, self.read_payload(index), out)
+
+    def read_tiles(self, indices: Sequence[int], out: NDArray[np.uint8], pool: Executor) -> None:
+        """Read tiles into ``out``, uint8 RGB [B, H, W, 3], by the threads of ``pool``; errors as :meth:`read_tile`."""
+        if not self.reader.is_remote:
+            list(pool.map(lambda k: self.read_tile(indices[k], out[k]), range(len(indices))))
+            return
+        payloads = self.read_payloads(indices)
+        list(pool.map(lambda k: self._decoded(indices[k], payloads[k], out[k]), range(len(indices))))
+
+    def read_payloads(self, indices: Sequence[int]) -> list[bytes]:
+        """Return many JPEGs, on object storage all at the same time; errors as :meth:`read_payload`."""
+        if not self.reader.is_remote:
+            return [self.read_payload(index) for index in indices]
+        found = self.reader.payloads(indices)
+        if b"" in found:
+            self.read_payload(indices[found.index(b"")])  # which says that it is absent
+        return found
+
+    def _decoded(self, index: int, payload: bytes, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         try:
             tile = decode_jpeg(payload, out, self.jpeg)
         except (imagecodecs.Jpeg8Error, ValueError) as error:
@@ -244,7 +263,7 @@ class TileStore:
     def delete_rows(self, path: str) -> None:
         """Delete the row array ``path`` and its notes, the notes first; harmless when it is not there."""
         for folder in (self.path / "ledger" / path, self.path / path):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
 
     def write_column(self, name: str, values: Column | ArrayLike) -> None:
         """Make the column ``name`` and write all of it."""

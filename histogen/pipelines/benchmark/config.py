@@ -9,12 +9,13 @@ from pydantic import Field
 
 from histogen.config import BulkConfig, Precision
 from histogen.evaluation.settings import JudgeSettings, MilSettings
+from histogen.remote import StorePath
 
 
 class BenchmarkConfig(BulkConfig):
     """Which tiles, which encoders, which tests."""
 
-    tiles: list[Path] = Field(min_length=1)
+    tiles: list[StorePath] = Field(min_length=1)
     """Tile stores with a column of labels."""
     encoders: list[str] = Field(min_length=1)
     """Encoders as ``SPEC`` or ``NAME=SPEC``; a difference is a later one minus an earlier one. ``NAME#1=…``,

@@ -158,7 +158,7 @@ def embed_shard(unit: EmbedUnit) -> dict[str, Any]:
 
         def read(part: np.ndarray) -> np.ndarray:
             images = host_pixels((len(part), store.tile_px, store.tile_px, 3), encoder.mean.device)
-            list(pool.map(lambda k: store.read_tile(int(indices[part[k]]), images[k]), range(len(part))))
+            store.read_tiles(indices[part].tolist(), images, pool)
             return images
 
         following = [reader.submit(read, part) for part in parts[:1]]

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from histogen.config import BulkConfig, Precision
+from histogen.remote import StorePath
 
 
 class EmbedConfig(BulkConfig):
@@ -15,7 +16,7 @@ class EmbedConfig(BulkConfig):
 
     out: Path = Path()
     """Not used: each store takes its own embeddings."""
-    tiles: list[Path]
+    tiles: list[StorePath]
     """Tile stores, folders of them, or manifests."""
     encoder: str
     """A run of ``histogen pretrain``, a published encoder (``uni2``, ``uni2@FILE``, a card of your own: ``card.yaml``;

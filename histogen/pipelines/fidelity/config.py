@@ -9,16 +9,17 @@ from pydantic import Field
 
 from histogen.config import BulkConfig, Precision
 from histogen.evaluation.settings import FidelitySettings
+from histogen.remote import StorePath
 
 
 class FidelityConfig(BulkConfig):
     """Which synthetic sets, against which real tiles, seen by which encoders."""
 
-    tiles: list[Path] = Field(min_length=1)
+    tiles: list[StorePath] = Field(min_length=1)
     """The real tiles that the E-LDM was trained on and the synthetic tiles were made from."""
     train_where: dict[str, Any] = {}
     """Which of ``tiles`` trained it, by column, for example ``{split: train}``; all of them by default."""
-    held_out: list[Path] = Field(min_length=1)
+    held_out: list[StorePath] = Field(min_length=1)
     """Real tiles that it was not trained on; may be the same stores when ``train_where`` tells them apart."""
     held_out_where: dict[str, Any] = {}
     """Which of ``held_out`` to take, for example ``{split: test}``."""

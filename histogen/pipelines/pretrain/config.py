@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from histogen.config import ChosenTiles, StageConfig
+from histogen.remote import StorePath
 from histogen.ssl.settings import SslSettings
 
 
 class PretrainConfig(StageConfig, ChosenTiles, SslSettings):
     """What ``histogen pretrain`` understands besides the settings of the method."""
 
-    generative: Path | None = None
+    generative: StorePath | None = None
     """Generative stores of these tiles: pair views."""
-    interpolated: Path | None = None
+    interpolated: StorePath | None = None
     """Interpolated stores of these tiles: the disentanglement loss."""
     init_from: str | None = None
     """Start from the weights of this encoder (a run, ``timm:NAME``, a DINO or DINOv2 ``.pth``), not from nothing."""

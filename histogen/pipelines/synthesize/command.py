@@ -84,7 +84,7 @@ def run(config: SynthesizeConfig) -> Outcome:
     tiles, pipeline = open_real(config.tiles, where=config.where), load_pipeline(config.eldm)
     check_plan(config, tiles, pipeline)
     inputs = {"tiles": tiles.content_hash, "eldm": pipeline_sha256(pipeline)}
-    out = claim_output(config, command="synthesize", inputs=inputs, precision=precision)
+    out = claim_output(config, command="synthesize", inputs=inputs, precision=precision, makes_stores=True)
     _ensure_embedded(config, tiles, pipeline, precision)
     stores = create_stores(config, tiles, pipeline, inputs, precision)
     shards = [(store, shard) for store in stores for shard in shards_to_make(store, resume=config.resume)]

@@ -45,7 +45,7 @@ def run(config: TileConfig) -> Outcome:
     _check_files(config, sources)
     prints = {source.slide_id: _fingerprint(source) for source in sources}
     out = claim_output(
-        config, command=COMMAND, inputs={**prints, **_stated(config, sources)}, located=LOCATED,
+        config, command=COMMAND, inputs={**prints, **_stated(config, sources)}, located=LOCATED, makes_stores=True,
         is_used=lambda name: any((path / "zarr.json").exists() for path in store_paths(config, name.partition("/")[0])),
     )  # fmt: skip
     remove_temporaries(out)

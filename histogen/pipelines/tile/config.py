@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from histogen.config import BulkConfig, Settings
+from histogen.remote import StorePath
 from histogen.tiles.spec import QualitySettings, StainSettings, TissueSettings
 
 COMMAND = "tile"
@@ -30,7 +31,7 @@ class TileJpegConfig(Settings):
 class TileConfig(BulkConfig):
     """Slides and the tiles to cut from them."""
 
-    out: Path = Path("tiles")
+    out: StorePath = Path("tiles")
     slides: list[Path]
     """Slides, folders of slides (of DICOM files), manifests."""
     tile_px: int = Field(default=256, ge=8)
