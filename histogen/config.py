@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from histogen.errors import ConfigError, MissingSettingError
 from histogen.names import too_long_part
 from histogen.plain_yaml import MAX_DEPTH, check_texts, dump_yaml, parse_yaml
-from histogen.remote import StorePath
+from histogen.remote import as_path
 from histogen.sentences import Loc, first_of, missing_keys, path_in, refusal, sentence_of, shown
+
+StorePath = Annotated[Path, BeforeValidator(lambda value: as_path(value) if isinstance(value, str | Path) else value)]
+"""Where tile stores are: a local path, or one on object storage."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 """Arithmetic of networks; ``auto`` is bfloat16 where the hardware multiplies it, else float32."""

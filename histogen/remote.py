@@ -10,9 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import Any
 
 from histogen.errors import ConfigError
 
@@ -42,31 +40,27 @@ def as_path(path: Path | str) -> Path:
     return found
 
 
-StorePath = Annotated[Path, BeforeValidator(lambda value: as_path(value) if isinstance(value, str | Path) else value)]
-"""Where tile stores are: a local path, or one on object storage."""
-
-
 def is_remote(path: Path | str) -> bool:
     """Whether ``path`` is one on object storage, made by :func:`as_path`."""
     return bool(getattr(path, "protocol", ""))
 
 
 def check_reachable(path: Path) -> None:
-    """See that the bucket of ``path`` answers.
+    """See that the bucket of ``path`` answers, and may be listed under it.
 
     Raises:
         ConfigError: it does not.
     """
-    bucket = _place(path).partition("/")[0]
+    bucket, _, key = _place(path).partition("/")
     try:
-        there = _fs(path).exists(bucket)
+        _fs(path).call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no bucket 's3://{bucket}'; check its name, or make it") from error
     except Exception as error:  # noqa: BLE001 - whatever the client of the storage raises
         raise ConfigError(
-            f"bucket 's3://{bucket}' cannot be reached ({_first_line(error)}); check its name, the credentials in the "
-            "environment, and AWS_ENDPOINT_URL"
+            f"'{path}' cannot be reached ({_first_line(error)}); check its bucket, the credentials in the environment, "
+            "and AWS_ENDPOINT_URL"
         ) from error
-    if not there:
-        raise ConfigError(f"there is no bucket 's3://{bucket}', or it may not be listed; check its name and rights")
 
 
 def read_range(path: Path, start: int, length: int) -> bytes:

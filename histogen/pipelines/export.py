@@ -10,13 +10,12 @@ from pydantic import field_validator
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
-from histogen.config import BulkConfig
+from histogen.config import BulkConfig, StorePath
 from histogen.errors import StoreError
 from histogen.files import remove_temporaries
 from histogen.lease import for_its_output
 from histogen.names import resolve
 from histogen.pipelines.outputs import Outcome, claim_output, finish_output
-from histogen.remote import StorePath
 from histogen.store.export_rows import tiles_of
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore

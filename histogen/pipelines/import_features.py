@@ -14,11 +14,10 @@ from pydantic import Field
 
 from histogen.compute.client import Compute
 from histogen.compute.run import run_units
-from histogen.config import BulkConfig
+from histogen.config import BulkConfig, StorePath
 from histogen.errors import ConfigError, OutputExistsError, StoreError
 from histogen.pipelines.outputs import Outcome, only_writer
 from histogen.pipelines.recorded import forget_damaged
-from histogen.remote import StorePath
 from histogen.store.export_hdf5 import SUFFIX, Features, find_features, read_features
 from histogen.store.export_rows import placement_of, tiles_of
 from histogen.store.layout import check_name

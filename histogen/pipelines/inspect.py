@@ -17,6 +17,7 @@ from histogen.errors import ConfigError, HistogenError, IncompleteStoreError, St
 from histogen.pipelines.outputs import CONFIG_NAME, Outcome, read_config, read_run, records_folder
 from histogen.pipelines.recorded import resuming
 from histogen.plain_yaml import dump_yaml
+from histogen.remote import as_path, check_reachable, is_remote
 from histogen.store.checks import Damage, damages, first_copies
 from histogen.store.find import find_stores
 from histogen.store.layout import TILES
@@ -68,7 +69,7 @@ def describe_all(paths: Sequence[Path], *, check: bool = False, repair: bool = F
         HistogenError: it is the only path.
     """
     said, failures = [], []
-    for path in paths:
+    for path in map(as_path, paths):
         try:
             outcome = describe(path, check=check, repair=repair)
         except HistogenError as error:
@@ -82,6 +83,8 @@ def describe_all(paths: Sequence[Path], *, check: bool = False, repair: bool = F
 
 
 def _parts(path: Path) -> Iterable[RenderableType]:
+    if is_remote(path):
+        check_reachable(path)
     if not path.exists():
         raise ConfigError(f"'{path}' does not exist; check the path")
     if (path.is_file() and path.suffix != ".csv") or any(path.glob("*.dcm")):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from histogen.pipelines.outputs import CONFIG_NAME, read_run, records_folder
+from histogen.remote import is_remote
 from histogen.store.checks import forget_damaged_rows
 from histogen.store.tile_store import TileStore
 
@@ -23,12 +24,19 @@ def forget_damaged(store: TileStore, rows: str) -> None:
 
 
 def written_from(store: Path, spec: str) -> str:
-    """Return ``spec`` as ``store`` records it: a path from the store, so that both can be moved together, or a name."""
+    """Return ``spec`` as ``store`` records it: a path from the store, so that both can be moved together, or a name.
+
+    No path leads from object storage to what is here: a store there records where it is.
+    """
+    if is_remote(store):
+        return str(Path(spec).resolve()) if Path(spec).exists() else spec
     return os.path.relpath(spec, store.resolve()) if Path(spec).exists() else spec
 
 
 def read_from(store: Path, recorded: str) -> str:
     """Return the spec that :func:`written_from` recorded, as it is used here."""
+    if is_remote(store):
+        return recorded
     here = store.resolve() / recorded
     return str(here.resolve()) if here.exists() else recorded
 

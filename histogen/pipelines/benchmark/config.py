@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from histogen.config import BulkConfig, Precision
+from histogen.config import BulkConfig, Precision, StorePath
 from histogen.evaluation.settings import JudgeSettings, MilSettings
-from histogen.remote import StorePath
 
 
 class BenchmarkConfig(BulkConfig):

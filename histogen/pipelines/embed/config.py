@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from histogen.config import BulkConfig, Precision
-from histogen.remote import StorePath
+from histogen.config import BulkConfig, Precision, StorePath
 
 
 class EmbedConfig(BulkConfig):

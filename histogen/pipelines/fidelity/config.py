@@ -7,9 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from histogen.config import BulkConfig, Precision
+from histogen.config import BulkConfig, Precision, StorePath
 from histogen.evaluation.settings import FidelitySettings
-from histogen.remote import StorePath
 
 
 class FidelityConfig(BulkConfig):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from histogen.config import ChosenTiles, StageConfig
-from histogen.remote import StorePath
+from histogen.config import ChosenTiles, StageConfig, StorePath
 from histogen.ssl.settings import SslSettings
 
 

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from histogen.config import BulkConfig, Settings
-from histogen.remote import StorePath
+from histogen.config import BulkConfig, Settings, StorePath
 from histogen.tiles.spec import QualitySettings, StainSettings, TissueSettings
 
 COMMAND = "tile"
