@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from histogen.errors import ConfigError, MissingSettingError
 from histogen.names import too_long_part
@@ -15,7 +15,7 @@ from histogen.plain_yaml import MAX_DEPTH, check_texts, dump_yaml, parse_yaml
 from histogen.remote import as_path
 from histogen.sentences import Loc, first_of, missing_keys, path_in, refusal, sentence_of, shown
 
-StorePath = Annotated[Path, BeforeValidator(lambda value: as_path(value) if isinstance(value, str | Path) else value)]
+StorePath = Annotated[Path, AfterValidator(as_path)]
 """Where tile stores are: a local path, or one on object storage."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]

@@ -11,15 +11,15 @@ from torch.nn.functional import normalize
 
 from histogen.diffusion.settings import AlphaSettings, Pairing
 from histogen.errors import ConfigError
-from histogen.seeds import derive_seed, numpy_rng
+from histogen.seeds import derive_seeds, numpy_rng
 
 
-def draw_alpha(settings: AlphaSettings, seed: int, tile_id: str, copy: int) -> float:
-    """Return the alpha of one synthetic tile, exactly as float32 holds it."""
+def draw_alphas(settings: AlphaSettings, seed: int, tile_ids: Sequence[str], copy: int) -> NDArray[np.float32]:
+    """Return the alpha of each synthetic tile, float32 [N]: of the run's seed, the source's id and the copy."""
     if settings.law == "fixed":
-        return float(np.float32(settings.value))
-    share = derive_seed(seed, "alpha", tile_id, copy) / 2**63
-    return float(np.float32(settings.low + (settings.high - settings.low) * share))
+        return np.full(len(tile_ids), settings.value, np.float32)
+    shares = derive_seeds(seed, ("alpha",), tile_ids, (copy,)) / 2**63
+    return (settings.low + (settings.high - settings.low) * shares).astype(np.float32)
 
 
 def choose_partners(
@@ -71,6 +71,6 @@ def nearest_others(embeddings: NDArray[np.float32], count: int, *, chunk: int = 
     return torch.cat(found).numpy()
 
 
-def tile_seeds(seed: int, kind: str, tile_ids: Sequence[str], copy: int) -> list[int]:
-    """Return the seed of each synthetic tile: of the run's seed, the kind, the source's id and the copy."""
-    return [derive_seed(seed, "tile", kind, tile_id, copy) for tile_id in tile_ids]
+def tile_seeds(seed: int, kind: str, tile_ids: Sequence[str], copy: int) -> NDArray[np.int64]:
+    """Return the seed of each synthetic tile, int64 [N]: of the run's seed, the kind, the source's id and the copy."""
+    return derive_seeds(seed, ("tile", kind), tile_ids, (copy,))

@@ -10,7 +10,7 @@ import numpy as np
 
 from histogen.errors import ConfigError, StoreError
 from histogen.store.layout import SYNTHETIC
-from histogen.store.tile_set import TileSet
+from histogen.store.tile_set import TileSet, grouped
 
 MISSING = -1
 
@@ -105,8 +105,9 @@ def base_indices(tiles: TileSet, synthetic: TileSet, role: str) -> np.ndarray:
     wanted_owner = owner_of_code[synthetic.column(f"{role}_store").astype(np.int64)]
     wanted_local = synthetic.column(f"{role}_index").astype(np.int64)
     out = np.full(len(synthetic), MISSING, dtype=np.int64)
-    for owner in range(len(tiles.stores)):
-        here = np.flatnonzero(wanted_owner == owner)
+    for owner, here in grouped(wanted_owner):
+        if owner < 0:
+            continue
         own = locals_[bounds[owner] : bounds[owner + 1]]
         if not len(here) or not len(own):
             continue

@@ -77,7 +77,9 @@ def columns_of(tiles: TileSet) -> dict[str, NDArray[Any] | list[Any]]:
         values = tiles.read_rows(f"columns/{name}")
         if "categories" in attributes:
             own = attributes["categories"]
-            columns[name] = [[*own, None][code] for code in recode(values, own, own)]
+            columns[name] = [
+                [*own, None][code] for code in recode(values, own, {name: code for code, name in enumerate(own)})
+            ]
         elif "text" in attributes:
             columns[name] = unpack_text(values)
         else:

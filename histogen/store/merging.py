@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ def categories_of(store: TileStore, name: str) -> list[str] | None:
     return store.rows_attributes(f"columns/{name}").get("categories")
 
 
-def recode(values: NDArray[Any], own: list[str] | None, merged: list[str]) -> NDArray[Any]:
-    """Return codes into ``merged`` for codes into ``own``; -1 stays -1.
+def recode(values: NDArray[Any], own: list[str] | None, merged: Mapping[str, int]) -> NDArray[Any]:
+    """Return the codes of ``merged`` for codes into ``own``; -1 stays -1.
 
     Raises:
         StoreError: a code has no name.
@@ -82,6 +82,5 @@ def recode(values: NDArray[Any], own: list[str] | None, merged: list[str]) -> ND
         raise StoreError(
             f"a column of {count} categories holds other codes than -1 to {count - 1}; make the store again"
         )
-    positions = {name: code for code, name in enumerate(merged)}
-    table = np.array([*(positions[name] for name in own or ()), -1], dtype=np.int64)
+    table = np.array([*(merged[name] for name in own or ()), -1], dtype=np.int64)
     return table[values]

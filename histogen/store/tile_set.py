@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -92,12 +92,17 @@ class TileSet:
         wanted = self._checked(indices)
         owners = self.store_of(wanted)
         local = wanted - self._starts[owners]
-        for owner in np.unique(owners):
+        if all(selected is None for selected in self._selected):
+            return local
+        for owner, here in grouped(owners):
             selected = self._selected[owner]
             if selected is not None:
-                here = owners == owner
                 local[here] = selected[local[here]]
         return local
+
+    def range_of(self, position: int) -> range:
+        """Return the indices of the tiles of the store at ``position`` in ``stores``."""
+        return range(int(self._starts[position]), int(self._starts[position + 1]))
 
     def ids(self, indices: ArrayLike | None = None) -> list[str]:
         """Return ``"<store_id>:<index in the store>"`` of each tile."""
@@ -182,7 +187,7 @@ class TileSet:
         self, owners: list[int], local: list[int], threads: int, out: NDArray[np.uint8]
     ) -> NDArray[np.uint8]:
         """Read tiles of which some are on object storage: those of several stores at the same time."""
-        places = {owner: [k for k, one in enumerate(owners) if one == owner] for owner in set(owners)}
+        places = {owner: here.tolist() for owner, here in grouped(np.array(owners, np.int64))}
 
         def read(owner: int) -> None:
             own = places[owner]
@@ -203,10 +208,11 @@ class TileSet:
     def column(self, name: str) -> NDArray[Any]:
         """Return column ``name`` [N] (or [N, k]); codes of a categorical column refer to :meth:`categories`."""
         merged = self._merged_categories(name)
+        codes = None if merged is None else {one: code for code, one in enumerate(merged)}
         parts = []
         for position, store in enumerate(self.stores):
             values = store.read_rows(f"columns/{name}", self._selected[position])
-            parts.append(values if merged is None else recode(values, categories_of(store, name), merged))
+            parts.append(values if codes is None else recode(values, categories_of(store, name), codes))
         return np.concatenate(parts)
 
     def categories(self, name: str) -> list[str]:
@@ -228,8 +234,7 @@ class TileSet:
         wanted = self._all(indices)
         owners, local = self.store_of(wanted), self.tile_index_of(wanted)
         out: NDArray[Any] | None = None
-        for owner in np.unique(owners):
-            here = np.flatnonzero(owners == owner)
+        for owner, here in grouped(owners):
             values = self.stores[owner].read_rows(path, local[here])
             if out is None:
                 out = np.empty((len(wanted), *values.shape[1:]), values.dtype)
@@ -325,6 +330,15 @@ class TileSet:
                     "both, or spell them alike where the tiles were made from"
                 )
         return [names.index(value) for value in values]
+
+
+def grouped(owners: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Return each of ``owners`` once, ascending, and where it stands, int64 ascending; one sort, however many."""
+    order = np.argsort(owners, kind="stable")
+    found, starts = np.unique(owners[order], return_index=True)
+    bounds = [*starts.tolist(), len(order)]
+    for number, owner in enumerate(found.tolist()):
+        yield owner, order[bounds[number] : bounds[number + 1]]
 
 
 def open_tiles(paths: Paths, *, where: Where | None = None, allow_partial: bool = False) -> TileSet:

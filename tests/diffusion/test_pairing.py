@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histogen.diffusion.pairing import choose_partners, draw_alpha, nearest_others
+from histogen.diffusion.pairing import choose_partners, draw_alphas, nearest_others
 from histogen.diffusion.settings import AlphaSettings
 from histogen.errors import ConfigError
+from histogen.seeds import derive_seed
 
 
 @pytest.mark.parametrize("num_tiles", [2, 3, 4, 5, 101, 1000])
@@ -56,11 +57,13 @@ def test_one_tile_has_no_partner() -> None:
 
 
 def test_alpha_follows_its_law_and_depends_on_the_tile_alone() -> None:
-    drawn = np.array([draw_alpha(AlphaSettings(), 0, f"s:{i}", 0) for i in range(4000)])
+    drawn = draw_alphas(AlphaSettings(), 0, [f"s:{i}" for i in range(4000)], 0)
     assert drawn.min() >= 0.3
     assert drawn.max() <= 0.7
     quantiles = np.quantile(drawn, [0.25, 0.5, 0.75])
     np.testing.assert_allclose(quantiles, [0.4, 0.5, 0.6], atol=0.015)
-    assert draw_alpha(AlphaSettings(), 0, "s:5", 0) == drawn[5]
-    assert draw_alpha(AlphaSettings(), 0, "s:5", 1) != drawn[5]
-    assert draw_alpha(AlphaSettings(law="fixed", value=0.25), 9, "s:5", 3) == 0.25
+    assert draw_alphas(AlphaSettings(), 0, ["s:5"], 0) == drawn[5]
+    assert draw_alphas(AlphaSettings(), 0, ["s:5"], 1) != drawn[5]
+    assert draw_alphas(AlphaSettings(law="fixed", value=0.25), 9, ["s:5"], 3) == 0.25
+    share = derive_seed(0, "alpha", "s:7", 0) / 2**63
+    assert drawn[7] == np.float32(AlphaSettings().low + (AlphaSettings().high - AlphaSettings().low) * share)

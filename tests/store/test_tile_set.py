@@ -18,7 +18,7 @@ import histogen
 from histogen.errors import StoreError
 from histogen.store.jpeg import decode_jpeg, encode_jpeg
 from histogen.store.layout import Column
-from histogen.store.tile_set import TileSet
+from histogen.store.tile_set import TileSet, grouped
 from histogen.store.tile_store import TileStore
 from histogen.testing.contracts import drawn_tiles
 
@@ -275,3 +275,10 @@ def test_a_torch_loader_with_forked_workers_reads_every_tile_once(
     for _ in range(2):
         pixels = torch.cat(list(loader)).permute(0, 2, 3, 1).numpy()
         np.testing.assert_array_equal(pixels, oracle)
+
+
+@pytest.mark.parametrize("owners", [[], [4], [3, 1, 3, 0, 1, 3], [-1, 2, -1]])
+def test_grouped_is_where_each_owner_stands(owners: list[int]) -> None:
+    found = {owner: here.tolist() for owner, here in grouped(np.array(owners, np.int64))}
+    assert found == {owner: [k for k, one in enumerate(owners) if one == owner] for owner in sorted(set(owners))}
+    assert list(found) == sorted(set(owners))

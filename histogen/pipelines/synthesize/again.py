@@ -15,6 +15,7 @@ from histogen.pipelines.outputs import read_config, read_run
 from histogen.pipelines.synthesize.command import SynthesisUnit, units_of
 from histogen.pipelines.synthesize.config import SynthesizeConfig
 from histogen.pipelines.synthesize.plan import planned_column
+from histogen.store.merging import recode
 from histogen.store.tile_set import TileSet
 from histogen.store.tile_store import TileStore
 
@@ -30,7 +31,7 @@ def units_again(store: TileStore, shards: Sequence[int]) -> list[SynthesisUnit]:
     inputs = {"tiles": tiles.content_hash, "eldm": pipeline_sha256(load_pipeline(config.eldm))}
     if inputs["eldm"] != store.provenance.get("eldm_weights_sha256"):
         raise ConfigError(f"'{config.eldm}' is not the E-LDM that made '{store.path}'; put that one there")
-    return units_of(config, tiles, [(store, shard) for shard in shards], inputs)
+    return units_of(config, [(store, shard) for shard in shards], inputs)
 
 
 def write_column_again(store: TileStore, name: str, shards: Sequence[int]) -> None:
@@ -40,7 +41,12 @@ def write_column_again(store: TileStore, name: str, shards: Sequence[int]) -> No
         ConfigError, StoreError: as :func:`units_again`.
     """
     config, tiles = _recorded(store)
-    values = planned_column(config, tiles, store.provenance["encoder"], store.path.stem, name)
+    planned = planned_column(config, tiles, store.provenance["encoder"], store.path.stem, name)
+    own = store.rows_attributes(f"columns/{name}").get("categories")
+    values = planned.values
+    if own is not None:  # a store of before names all stores
+        codes = {one: code for code, one in enumerate(own)}
+        values = recode(values, list(planned.categories or ()), codes).astype(values.dtype)
     for shard in shards:
         rows = store.shard_range(shard)
         store.write_rows(f"columns/{name}", shard, values[rows.start : rows.stop])

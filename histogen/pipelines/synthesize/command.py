@@ -88,7 +88,7 @@ def run(config: SynthesizeConfig) -> Outcome:
     _ensure_embedded(config, tiles, pipeline, precision)
     stores = create_stores(config, tiles, pipeline, inputs, precision)
     shards = [(store, shard) for store in stores for shard in shards_to_make(store, resume=config.resume)]
-    units = units_of(config, tiles, shards, inputs)
+    units = units_of(config, shards, inputs)
     done = len(tiles) * config.per_source - sum(unit.num_items for unit in units)
     report = run_units(
         make_shard, units, compute=Compute.from_config(config), description=f"synthesize {config.kind}", items_done=done
@@ -107,11 +107,11 @@ def run(config: SynthesizeConfig) -> Outcome:
 
 
 def units_of(
-    config: SynthesizeConfig, tiles: TileSet, shards: Sequence[tuple[TileStore, int]], inputs: Mapping[str, str]
+    config: SynthesizeConfig, shards: Sequence[tuple[TileStore, int]], inputs: Mapping[str, str]
 ) -> list[SynthesisUnit]:
-    """Return the units that make these shards of synthetic stores from ``tiles``; ``inputs`` are the digests."""
+    """Return the units that make these shards of synthetic stores; ``inputs`` are the digests."""
     shared: dict[str, Any] = {
-        "tiles": tuple(store.path.resolve() for store in tiles.stores),
+        "tiles": tuple(path.resolve() for path in config.tiles),  # folders: a unit does not grow with the stores
         "tiles_sha256": inputs["tiles"],
         "eldm": config.eldm.resolve(),
         "eldm_sha256": inputs["eldm"],

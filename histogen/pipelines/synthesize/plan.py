@@ -8,7 +8,7 @@ import numpy as np
 
 from histogen.config import Precision
 from histogen.diffusion.micro_batch import rows_of_passes
-from histogen.diffusion.pairing import choose_partners, draw_alpha, tile_seeds
+from histogen.diffusion.pairing import choose_partners, draw_alphas, tile_seeds
 from histogen.diffusion.pipeline import EldmPipeline
 from histogen.diffusion.sampling import build_sampler
 from histogen.encoders.registry import load_encoder
@@ -74,7 +74,9 @@ def create_stores(
 
     ``precision``, resolved, is what the tiles will be computed in.
     """
-    plan = _plan(config, tiles, pipeline.config["encoder_name"])
+    paths = [config.out / f"{source.store_id}.zarr" for source in tiles.stores]
+    begun = [(path / "zarr.json").exists() for path in paths]  # with all their columns
+    plan = [] if all(begun) else _plan(config, tiles, pipeline.config["encoder_name"])
     sampler = config.sampler or recorded_sampler(config.eldm)
     provenance = {
         "kind": config.kind,
@@ -95,10 +97,9 @@ def create_stores(
     stores = []
     for position, source in enumerate(tiles.stores):
         num_tiles = source.num_tiles * config.per_source
-        columns = _columns(config, tiles, position, plan)
-        path = config.out / f"{source.store_id}.zarr"
+        columns = None if begun[position] else _columns(config, tiles, position, plan)
         store = TileStore.create(
-            path, kind=config.kind, store_id=f"{source.store_id}-{config.kind}", tile_px=pipeline.tile_px,
+            paths[position], kind=config.kind, store_id=f"{source.store_id}-{config.kind}", tile_px=pipeline.tile_px,
             mpp=source.mpp, num_tiles=num_tiles, provenance={**provenance, "source_sha256": source.content_hash},
             jpeg=jpeg, columns=columns,
         )  # fmt: skip
@@ -108,11 +109,11 @@ def create_stores(
     return stores
 
 
-def planned_column(config: SynthesizeConfig, tiles: TileSet, encoder_name: str, source: str, name: str) -> np.ndarray:
-    """Return the values of column ``name`` of the synthetic store of store ``source``, as they were planned."""
+def planned_column(config: SynthesizeConfig, tiles: TileSet, encoder_name: str, source: str, name: str) -> Column:
+    """Return column ``name`` of the synthetic store of store ``source``, as it was planned."""
     position = [store.store_id for store in tiles.stores].index(source)
     columns = _columns(config, tiles, position, _plan(config, tiles, encoder_name))
-    return as_column(columns[name]).values
+    return as_column(columns[name])
 
 
 def _passes(config: SynthesizeConfig) -> dict[str, int]:
@@ -141,26 +142,26 @@ def _columns(
 ) -> dict[str, Column | np.ndarray]:
     """Return the columns of the synthetic store of source store ``position``; rows of absent tiles say -1 and NaN."""
     source, copies = tiles.stores[position], config.per_source
-    ids = tuple(store.store_id for store in tiles.stores)
     shape = (source.num_tiles, copies)
-    partner_store, partner_index = np.full(shape, -1, np.int32), np.full(shape, -1, np.int64)
+    partner_store, partner_index = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     alpha, seeds = np.full(shape, np.nan, np.float32), np.full(shape, -1, np.int64)
-    members = np.flatnonzero(tiles.store_of(np.arange(len(tiles))) == position)
-    local, names = tiles.tile_index_of(members), tiles.ids(members)
+    members = np.array(tiles.range_of(position), np.int64)
+    local = tiles.tile_index_of(members)
+    names = [f"{source.store_id}:{index}" for index in local.tolist()]  # as tiles.ids has them
     for copy in range(copies):
         seeds[local, copy] = tile_seeds(config.seed, config.kind, names, copy)
         alpha[local, copy] = 1.0
         if plan:
             partners = plan[copy][members]
-            partner_store[local, copy], partner_index[local, copy] = (
-                tiles.store_of(partners),
-                tiles.tile_index_of(partners),
-            )
-            alpha[local, copy] = [draw_alpha(config.alpha, config.seed, name, copy) for name in names]
+            partner_store[local, copy] = tiles.store_of(partners)
+            partner_index[local, copy] = tiles.tile_index_of(partners)
+            alpha[local, copy] = draw_alphas(config.alpha, config.seed, names, copy)
+    partner_of = np.unique(partner_store[partner_store >= 0])  # a store names those that it was made from, not all
+    codes = np.where(partner_store < 0, -1, np.searchsorted(partner_of, partner_store)).astype(np.int32)
     return {
-        "source_store": Column(np.full(shape, position, np.int32).ravel(), ids),
+        "source_store": Column(np.zeros(shape, np.int32).ravel(), (source.store_id,)),
         "source_index": np.repeat(np.arange(source.num_tiles, dtype=np.int64), copies),
-        "partner_store": Column(partner_store.ravel(), ids),
+        "partner_store": Column(codes.ravel(), tuple(tiles.stores[owner].store_id for owner in partner_of.tolist())),
         "partner_index": partner_index.ravel(),
         "alpha": alpha.ravel(),
         "seed": seeds.ravel(),

@@ -67,6 +67,7 @@ def test_generative_tiles_know_their_sources(world: Path, generative: Path) -> N
     np.testing.assert_array_equal(store.read_rows("columns/source_index"), np.repeat(np.arange(20), 2))
     categories = store.rows_attributes("columns/source_store")["categories"]
     assert {categories[code] for code in store.read_rows("columns/source_store")} == {"B"}
+    assert categories == ["B"]  # what it was made from, not all stores that there are
     np.testing.assert_array_equal(store.tile_ok, np.repeat(source.tile_ok, 2))
     assert not store.tile_ok[10]
     assert len(TileSet.open_(generative)) == 2 * len(TileSet.open_(world / "sources"))
