@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from histogen.config import Settings, dump_config
+from histogen.config import StageConfig, dump_config
 from histogen.encoders.base import EncoderCard
 from histogen.files import write_atomic
 from histogen.store.tile_set import TileSet
@@ -16,7 +16,7 @@ from histogen.store.tile_set import TileSet
 
 def write_card(
     run_dir: Path,
-    config: Settings,
+    config: StageConfig,
     card: EncoderCard,
     *,
     method: str,
@@ -29,6 +29,9 @@ def write_card(
     measured = "\n".join(f"- {key}: {value:.5g}" for key, value in results.items() if isinstance(value, float))
     stores = ", ".join(store.store_id for store in tiles.stores[:8])
     number = f"{len(tiles.stores):,} store{'' if len(tiles.stores) == 1 else 's'}"
+    asked = config.model_copy(
+        update={"resume": False, "overwrite": False}
+    )  # the same card however often it was stopped
     more = f" and {len(tiles.stores) - 8} more" if len(tiles.stores) > 8 else ""
     text = f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -55,7 +58,7 @@ Weights: SHA-256 {card.weights_sha256}.
 ## Settings
 
 ```yaml
-{dump_config(config).strip()}
+{dump_config(asked).strip()}
 ```
 """
     write_atomic(run_dir / "README.md", text)

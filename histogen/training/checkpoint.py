@@ -6,9 +6,11 @@ checkpoint without its JSON, or whose digest does not match, is passed over for 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,40 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int
     ``state`` may nest dicts, lists and tuples of tensors, numbers and strings.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_with_one_of_each(state), buffer)
     data = buffer.getvalue()
     path = folder / f"step-{step:08d}.pt"
     write_atomic(path, data)
     note = {"step": step, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     write_atomic(path.with_suffix(".json"), json.dumps(note))
-    for old in list_checkpoints(folder)[:-keep] if keep > 0 else []:
-        old.with_suffix(".json").unlink()
-        old.unlink(missing_ok=True)
+    prune(folder, keep=keep, before=step)
     return path
+
+
+def prune(folder: Path, *, keep: int, before: int) -> None:
+    """Delete all but the newest ``keep`` checkpoints, of those before step ``before``, and what killed runs left."""
+    for old in list_checkpoints(folder)[:-keep] if keep > 0 else []:
+        if step_of(old) < before:
+            old.with_suffix(".json").unlink()
+            old.unlink(missing_ok=True)
+    for state in folder.glob("step-*.pt"):
+        if not state.with_suffix(".json").exists():
+            state.unlink()
+
+
+def _with_one_of_each(value: Any) -> Any:
+    """Return ``value`` with equal strings being one object: those that are one and those that are two differ as bytes.
+
+    A string of the code and one that came out of a checkpoint are two; a resumed run writes what others write.
+    """
+    if isinstance(value, dict):
+        same = copy.copy(value)  # of its class, with its attributes
+        same.clear()
+        same.update((_with_one_of_each(key), _with_one_of_each(inner)) for key, inner in value.items())
+        return same
+    if isinstance(value, list | tuple):
+        return type(value)(_with_one_of_each(inner) for inner in value)
+    return sys.intern(value) if type(value) is str else value
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
 from histogen.progress import Bar, progress_bar
 from histogen.training import processes
-from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint, step_of
+from histogen.training.checkpoint import list_checkpoints, load_newest, prune, save_checkpoint, step_of
 from histogen.training.journal import BOARD_NAME, JOURNAL_NAME, Board, Journal, write_curves
 from histogen.training.weights import UNREADABLE
 
@@ -94,6 +94,7 @@ def fit(
     start = _restore(task, run_dir, window, num_steps) if resume else 0
     if processes.is_main():
         journal.rewind(start)
+        prune(run_dir / "checkpoints", keep=keep, before=start)  # where a kill came between writing and deleting
     total, before = num_steps * items_per_step, start * items_per_step
     with progress_bar(description, total=total, unit=item_name, done=before, shown=processes.is_main()) as bar:
         due = False

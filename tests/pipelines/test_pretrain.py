@@ -199,7 +199,9 @@ pretrain.run(config.model_copy(update={"resume": True}))
         assert child.wait() == -signal.SIGKILL
     pretrain.run(killed.model_copy(update={"resume": True}))
     assert digest(killed.out) == digest(whole.out)
-    for name in ("metrics.jsonl", "encoder/model.safetensors", "curves.svg"):
+    checkpoints = [f"checkpoints/{path.name}" for path in (whole.out / "checkpoints").iterdir()]
+    assert sorted(checkpoints) == sorted(f"checkpoints/{path.name}" for path in (killed.out / "checkpoints").iterdir())
+    for name in ("metrics.jsonl", "encoder/model.safetensors", "curves.svg", *checkpoints):
         assert (killed.out / name).read_bytes() == (whole.out / name).read_bytes(), name
 
 
@@ -313,6 +315,7 @@ def test_killed_after_the_last_checkpoint_and_resumed_says_the_same(stores: Path
     measured = {"seconds", "timed_steps", "tiles_per_second"}
     results = [json.loads((whole.out / "run.json").read_text())["results"]]
     assert results[0]["timed_steps"] == 12
+    card = (whole.out / "README.md").read_bytes()
     unfinish(whole.out)
     pretrain.run(whole.model_copy(update={"resume": True}))
     results.append(json.loads((whole.out / "run.json").read_text())["results"])
@@ -320,6 +323,7 @@ def test_killed_after_the_last_checkpoint_and_resumed_says_the_same(stores: Path
     assert first == second
     assert "loss" in second
     assert results[1]["tiles_per_second"] == 0  # none was trained on meanwhile
+    assert (whole.out / "README.md").read_bytes() == card
 
 
 COLLAPSING: dict[str, Any] = {

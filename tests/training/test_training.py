@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,42 @@ def test_checkpoints_verify_and_fall_back(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
         load_newest(tmp_path)
     assert load_newest(tmp_path / "empty") is None
+
+
+def test_a_checkpoint_has_the_same_bytes_whether_its_words_were_made_or_loaded(tmp_path: Path) -> None:
+    """Pickle writes one string twice in another way than two equal ones."""
+    word, pair = "lr", OrderedDict(weight=torch.ones(2))
+    pair._metadata = {"": {"version": 1}}  # type: ignore[attr-defined] - as a module's state has it
+    paths = [
+        save_checkpoint(tmp_path / name, 1, {"a": {word: 0.5}, "b": [{other: (0.5, word)}], "c": pair}, keep=1)
+        for name, other in (("one", word), ("two", "".join(["l", "r"])))
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    found = load_newest(tmp_path / "two")
+    assert found is not None
+    assert found[1]["b"] == [{"lr": (0.5, "lr")}]
+    assert found[1]["c"]._metadata == {"": {"version": 1}}
+    assert save_checkpoint(tmp_path / "three", 1, found[1], keep=1).read_bytes() == paths[0].read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["step-00000004.json", None])
+def test_what_a_kill_among_deletions_leaves_goes_when_the_run_goes_on(tmp_path: Path, lost: str | None) -> None:
+    """Killed after its last checkpoint: before the note of an older one was deleted, or before its state was."""
+    fit(Walk(), run_dir=tmp_path, num_steps=12, checkpoint_every=4, keep=9)
+    if lost:
+        (tmp_path / "checkpoints" / lost).unlink()
+    fit(Walk(), run_dir=tmp_path, num_steps=12, checkpoint_every=4, keep=2, resume=True)
+    names = {f"step-{step:08d}.{kind}" for step in (8, 12) for kind in ("pt", "json")}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == names
+
+
+def test_the_checkpoint_that_was_just_written_is_kept_beside_broken_ones_of_later_steps(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        save_checkpoint(tmp_path, step, {"x": step}, keep=3)
+    for step in (8, 12):
+        (tmp_path / f"step-{step:08d}.pt").write_bytes(b"torn")
+    save_checkpoint(tmp_path, 6, {"x": 6}, keep=2)
+    assert load_newest(tmp_path) == (6, {"x": 6})
 
 
 @pytest.mark.parametrize(
