@@ -209,7 +209,7 @@ def one_trial(
     case: Case, inputs: Path, work: Path, event: str | None, undisturbed: Undisturbed, rng: random.Random,
     tally: Tally, *, resume: bool,
 ) -> tuple[bool, bool]:  # fmt: skip
-    """Start the command and let ``event`` happen to it at a random moment; return whether it did, and it got through."""
+    """Start the command and let ``event`` happen to it; return whether it did, and whether the command got through."""
     now, run = progress(case, work), Run(case, inputs, work, resume=resume)
     if event is not None:
         count = rng.randint(now, max(now, *undisturbed.reached))
