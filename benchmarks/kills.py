@@ -96,13 +96,14 @@ class Run:
         """Wait until there are so many notes, or the end; return the seconds at which each count was first seen."""
         start, seen = time.monotonic(), {}
         while self.process.poll() is None and time.monotonic() - start < TIMEOUT:
+            asked = time.monotonic()
             count = progress(self.case, self.work)
             if seen and count > max(seen):
                 seen[count] = time.monotonic() - start
             seen = seen or {count: 0.0}
             if until is not None and count >= until:
                 break
-            time.sleep(0.02)
+            time.sleep(max(0.02, 10 * (time.monotonic() - asked)))
         return seen
 
     def stop(self, event: str, rng: random.Random) -> str:

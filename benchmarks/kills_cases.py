@@ -54,7 +54,7 @@ CASES = (
     Case("embed", "embed tiles --encoder {inputs}/dino --device cpu --workers 2", brings="bare"),
     Case(
         "latents",
-        f"{TRAIN_ELDM.format(tiles='tiles')} --workers 2 --set variants=8 --set optim.steps=1",
+        f"{TRAIN_ELDM.format(tiles='tiles')} --workers 2 --set variants=2 --set optim.steps=1",
         brings="embedded",
     ),
     Case("synthesize", "synthesize {inputs}/tiles --eldm {inputs}/eldm --kind interpolated --out made --device cpu"

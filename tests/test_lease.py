@@ -21,7 +21,7 @@ from histogen.config import StageConfig
 from histogen.errors import OutputInUseError
 from histogen.files import TEMPORARY
 from histogen.lease import BEAT_SECONDS, LEASE_NAME, PATIENCE_SECONDS, for_its_output, give_back, take
-from histogen.pipelines.outputs import claim_output, only_writer
+from histogen.pipelines.outputs import claim_output, only_writer, remove_leftovers
 from histogen.store.tile_store import TileStore
 
 HOLDER = """
@@ -293,12 +293,31 @@ def test_rows_of_a_store_have_one_writer_and_lose_what_a_killed_one_left(tmp_pat
     with only_writer([store], rows):
         assert not left.exists()
         assert json.loads((notes / LEASE_NAME).read_text())["pid"] == os.getpid()
+        left.touch()  # as a worker leaves it that is killed while its client goes on
     assert list(notes.iterdir()) == []
+    assert not left.exists()
     with only_writer([store], rows, anew=True):
         assert store.list_rows("embeddings") == []
         assert json.loads((notes / LEASE_NAME).read_text())["pid"] == os.getpid()
     assert list(notes.iterdir()) == []
     assert other.poll() is None
+
+
+def test_what_a_killed_writer_left_in_a_store_that_has_all_rows_goes(tmp_path: Path, start: Start) -> None:
+    """A writer of many stores was killed when it had done with this one."""
+    store = TileStore.create(
+        tmp_path / "a.zarr", kind="slide", store_id="a", tile_px=16, mpp=0.5, num_tiles=3, provenance={}
+    )
+    rows, notes = "embeddings/toy", store.path / "ledger" / "embeddings" / "toy"
+    holder = hold(start, notes)
+    left = notes / f"0{TEMPORARY}7.json"
+    left.touch()
+    remove_leftovers([store], rows)
+    assert sorted(path.name for path in notes.iterdir()) == sorted((left.name, LEASE_NAME)), "somebody writes there"
+    holder.kill()
+    holder.wait()
+    remove_leftovers([store], rows)
+    assert list(notes.iterdir()) == []
 
 
 def test_two_whole_commands_on_one_output(tmp_path: Path, start: Start) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 import histogen
 from histogen.config import StageConfig, changed_keys, dump_config, read_yaml
-from histogen.errors import ConfigError, OutputExistsError
+from histogen.errors import ConfigError, OutputExistsError, OutputInUseError
 from histogen.files import is_temporary, read_json, remove_temporaries, write_atomic
 from histogen.lease import LEASE_NAME, give_back, lease_folder, take
 from histogen.remote import as_path, check_reachable, is_remote, remove_tree
@@ -143,7 +143,7 @@ def finish_output(out: Path, **results: Any) -> None:
 
 
 @contextmanager
-def only_writer(stores: Iterable[TileStore], rows: str, *, anew: bool = False) -> Iterator[None]:
+def only_writer(stores: Sequence[TileStore], rows: str, *, anew: bool = False) -> Iterator[None]:
     """Be the only process that writes ``rows`` of ``stores`` while the block runs; what killed ones left of them goes.
 
     ``anew`` deletes what is there of them first.
@@ -162,12 +162,32 @@ def only_writer(stores: Iterable[TileStore], rows: str, *, anew: bool = False) -
                 store.delete_rows(rows)
                 notes.mkdir()
                 take(notes)
-            for folder in (notes, store.path / rows):
-                remove_temporaries(folder)
+            _remove_temporaries(store, rows)
         yield
+        for store in stores:
+            _remove_temporaries(store, rows)  # of workers that were killed meanwhile
     finally:
         for notes in taken:
             give_back(notes)
+
+
+def remove_leftovers(stores: Iterable[TileStore], rows: str) -> None:
+    """Remove what a killed writer left of itself in stores that have all of ``rows``: its lease, half-written files.
+
+    Where somebody writes, or nothing can be removed, all stays as it is.
+    """
+    for store in stores:
+        notes = store.path / "ledger" / rows
+        if (notes / LEASE_NAME).exists():
+            with suppress(OutputInUseError, OSError):
+                take(notes)
+                _remove_temporaries(store, rows)
+                give_back(notes)
+
+
+def _remove_temporaries(store: TileStore, rows: str) -> None:
+    for folder in (store.path / "ledger" / rows, store.path / rows):
+        remove_temporaries(folder)
 
 
 def read_run(out: Path) -> dict[str, Any]:

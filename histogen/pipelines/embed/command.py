@@ -23,7 +23,7 @@ from histogen.encoders.base import Encoder, advice_on
 from histogen.encoders.registry import absolute_spec, load_encoder
 from histogen.errors import EncoderError, OutputExistsError
 from histogen.pipelines.embed.config import EmbedConfig
-from histogen.pipelines.outputs import Outcome, only_writer
+from histogen.pipelines.outputs import Outcome, only_writer, remove_leftovers
 from histogen.pipelines.precision import keep_precision
 from histogen.pipelines.recorded import forget_damaged, written_from
 from histogen.store.checks import damaged_rows
@@ -83,6 +83,7 @@ def run(config: EmbedConfig, *, as_they_are: bool = False) -> Outcome:
             sys.stderr.write(f"{advice}\n" if advice else "")
         _try(encoder, stores[0], config, precision)
     unfinished = [store for store in stores if config.overwrite or store.missing_shards(rows)]
+    remove_leftovers(set(stores) - set(unfinished), rows)
     with only_writer(unfinished, rows, anew=config.overwrite):
         if config.overwrite:
             made = dict.fromkeys(made)

@@ -23,7 +23,7 @@ from histogen.diffusion.autoencoder import NUM_DIHEDRAL, Autoencoder, dihedral, 
 from histogen.diffusion.autoencoder_files import autoencoder_name, load_autoencoder
 from histogen.diffusion.micro_batch import map_micro_batches
 from histogen.errors import StoreError
-from histogen.pipelines.outputs import only_writer
+from histogen.pipelines.outputs import only_writer, remove_leftovers
 from histogen.pipelines.precision import rows_precision
 from histogen.pipelines.recorded import forget_damaged, written_from
 from histogen.store.tile_set import TileSet
@@ -75,6 +75,7 @@ def ensure_latents(
     for store in tiles.stores:
         forget_damaged(store, rows)
     unfinished = [store for store in tiles.stores if store.missing_shards(rows)]
+    remove_leftovers(set(tiles.stores) - set(unfinished), rows)
     with only_writer(unfinished, rows):
         for store in tiles.stores:
             if rows_precision(store, rows) is not None:
