@@ -40,7 +40,7 @@ TIMED_FILES, TIMED_KEYS = ("run.json", "report.json", "stages.json"), ("seconds"
 TIMED_WORDS = re.compile(r"[\d.,]+ s\b")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
 CODES = {"client": (-9,), "worker": (0,), "SIGTERM": (-15,), "Ctrl-C": (130, -2)}
-"""What a command ends with: a shell says 130 for -2 too, as Python ends where it has begun to. A worker is replaced."""
+"""What a command ends with. -2, which a shell shows as 130 too: Python had not begun yet, or was ending already."""
 TORCHRUN_CODES = {"client": (-9,), "rank": (1,), "SIGTERM": (1, -15), "Ctrl-C": (1, -2)}
 """What `torchrun` ends with, once it has come to listen; it shows a traceback of its own."""
 HEAD = (
@@ -237,7 +237,7 @@ def note(case: Case, event: str | None, code: int, run: Run, problems: list[str]
         tally.codes[event, code] += 1
     if code not in expected:
         problems.append(f"exit code {code} in place of {expected[0]}: {said[-1500:]}")
-    elif "Traceback" in said and case.ranks == 1:
+    elif "Traceback" in said and ", in main\n" in said and case.ranks == 1:  # else Python itself had not yet begun
         problems.append(f"a traceback: {said[-1500:]}")
     tally.problems += [f"after {event or 'no signal'}: {text}" for text in problems]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -115,13 +115,19 @@ def main() -> None:
             raise
         sys.stderr.write(f"error: {sentence}\n")
         sys.exit(2)
+    except KeyboardInterrupt:  # before typer had come to listen
+        _stop()
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            sys.stderr.write(
-                "stopped; finished shards and checkpoints are kept: run the same command again, with --resume if it "
-                "has it\n"
-            )
-            sys.stderr.flush()
-            give_back_all()
-            os._exit(INTERRUPTED)  # threads that still work on a shard are not waited for: files are whole or absent
+            _stop()
         raise
+
+
+def _stop() -> NoReturn:
+    """End an interrupted command."""
+    sys.stderr.write(
+        "stopped; finished shards and checkpoints are kept: run the same command again, with --resume if it has it\n"
+    )
+    sys.stderr.flush()
+    give_back_all()
+    os._exit(INTERRUPTED)  # threads that still work on a shard are not waited for: files are whole or absent

@@ -103,6 +103,14 @@ def test_a_flag_of_zero_wins_over_the_file(tmp_path: Path) -> None:
     assert (config["seed"], config["workers"]) == (0, 0)
 
 
+def test_ctrl_c_before_typer_listens_is_no_traceback() -> None:
+    """Building the commands takes a tenth of a second; typer itself turns later interrupts into an exit code."""
+    source = "from histogen.cli import main as m\ndef app(**_): raise KeyboardInterrupt\nm.app = app; m.main()"
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr.startswith("stopped; finished shards")
+
+
 def _hear_interrupts() -> None:
     """As a terminal's child does; one of a suite that runs in the background inherits that they are ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
