@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,10 @@ CODES = {"client": (-9,), "worker": (0,), "SIGTERM": (-15,), "Ctrl-C": (130, -2)
 """What a command ends with. -2, which a shell shows as 130 too: Python had not begun yet, or was ending already."""
 TORCHRUN_CODES = {"client": (-9,), "rank": (1,), "SIGTERM": (1, -15), "Ctrl-C": (1, -2)}
 """What `torchrun` ends with, once it has come to listen; it shows a traceback of its own."""
-HEAD = (
-    "command | undisturbed | SIGKILL to client / worker / rank | SIGTERM | Ctrl-C | got through, with the same bytes | "
-)
-HEAD += "differing | exit codes"
+MARKS = {"worker": b"spawn_main", "rank": b"histogen"}
+"""Words of the command lines of processes below the command."""
+HEAD = "command | undisturbed | SIGKILL to client / worker / rank | SIGTERM | Ctrl-C"
+HEAD += " | got through, with the same bytes | differing | exit codes"
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Run:
 
     def __init__(self, case: Case, inputs: Path, work: Path, *, resume: bool) -> None:
         self.case, self.work = case, work
+        self.below: list[int] = []
         self.messages = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
         self.process = subprocess.Popen(
             case.call(inputs, resume=resume), cwd=work, env=ENVIRONMENT, stderr=self.messages,
@@ -94,7 +96,7 @@ class Run:
 
     def watch(self, until: int | None = None) -> dict[int, float]:
         """Wait until there are so many notes, or the end; return the seconds at which each count was first seen."""
-        start, seen = time.monotonic(), {}
+        start, seen = time.monotonic(), dict[int, float]()
         while self.process.poll() is None and time.monotonic() - start < TIMEOUT:
             asked = time.monotonic()
             count = progress(self.case, self.work)
@@ -106,29 +108,34 @@ class Run:
             time.sleep(max(0.02, 10 * (time.monotonic() - asked)))
         return seen
 
-    def stop(self, event: str, rng: random.Random) -> str:
-        """Send what ``event`` says and return who got it; where no such process lives yet, the client does."""
-        below = {pid: command_line(pid) for pid in descendants(self.process.pid)}
-        marks = {"worker": b"spawn_main", "rank": b"histogen"}
-        victims = [pid for pid, line in below.items() if event in marks and marks[event] in line]
+    def stop(self, event: str, rng: random.Random) -> bool:
+        """Send what ``event`` says, to a worker or a rank once there is one; return whether the command still ran."""
+        victims: list[int] = []
+        while event in MARKS and not victims and self.process.poll() is None:
+            victims = [pid for pid in descendants(self.process.pid) if MARKS[event] in command_line(pid)]
+            time.sleep(0.05)
+        self.below = descendants(self.process.pid)
+        if self.process.poll() is not None:
+            return False
         if event == "Ctrl-C":
             os.killpg(self.process.pid, signal.SIGINT)
         elif event == "SIGTERM":
             self.process.terminate()
         else:
-            event = event if victims else "client"
-            os.kill(rng.choice(victims) if victims else self.process.pid, signal.SIGKILL)
-        return event
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(victims) if victims else self.process.pid, signal.SIGKILL)
+        return True
 
-    def end(self, below: list[int]) -> list[str]:
-        """Wait for the end of the command and of the processes ``below`` it; return what is wrong with it."""
-        found = []
+    def end(self) -> list[str]:
+        """Wait for the end of the command and of the processes below it; return what is wrong with it."""
+        found, below = [], self.below
         try:
             self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             found.append(f"did not end within {TIMEOUT} s")
             below = [self.process.pid, *descendants(self.process.pid), *below]
-        deadline = time.monotonic() + (0 if found else 60)
+        patience = TIMEOUT if self.case.ranks > 1 else 60  # ranks whose torchrun was killed may train to their end
+        deadline = time.monotonic() + (0 if found else patience)
         while any(is_ours(pid) for pid in below) and time.monotonic() < deadline:
             time.sleep(0.05)
         for pid in filter(is_ours, below):
@@ -216,11 +223,8 @@ def one_trial(
         count = rng.randint(now, max(now, *undisturbed.reached))
         run.watch(count)
         time.sleep(rng.uniform(0, undisturbed.pause(count)))
-    below = descendants(run.process.pid)
-    stopped = event is not None and run.process.poll() is None
-    if event is not None and stopped:
-        event = run.stop(event, rng)
-    problems = run.end(below)
+    stopped = event is not None and run.stop(event, rng)
+    problems = run.end()
     code = run.process.returncode
     if code == 0 and event != "worker":  # it had ended before the signal came
         stopped = False
