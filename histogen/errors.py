@@ -109,7 +109,7 @@ class TrainingStoppedError(HistogenError, RuntimeError):
 
 
 class ComputeError(HistogenError, RuntimeError):
-    """The workers of a bulk stage cannot be started."""
+    """The workers of a bulk stage cannot be started, or the processes of a training not joined."""
 
     exit_code = 1
 

@@ -10,10 +10,12 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from histogen.errors import ConfigError, HistogenError
+from histogen.errors import ComputeError, ConfigError, HistogenError
 
 PATIENCE = timedelta(hours=12)
 """How long processes wait for the first one, which may have to embed and encode every tile before they train."""
+MEETING = timedelta(minutes=10)
+"""How long they look for what started them; where `torchrun` was killed meanwhile, it is not there any more."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,6 +41,7 @@ def process_group(name: str) -> Iterator[torch.device]:
 
     Raises:
         ConfigError: ``cuda`` is asked for and there is none.
+        ComputeError: what started them is not there any more.
     """
     device = resolve_device(name)
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1 or distributed.is_initialized():
@@ -46,7 +49,16 @@ def process_group(name: str) -> Iterator[torch.device]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        store, own, number = next(distributed.rendezvous("env://", timeout=MEETING))
+    except distributed.DistError as error:
+        raise ComputeError(
+            f"this process found nobody at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} "
+            f"within {MEETING}; start torchrun again"
+        ) from error
+    store.set_timeout(PATIENCE)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=own, world_size=number, timeout=PATIENCE)
     try:
         yield device
     finally:

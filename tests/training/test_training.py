@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import OrderedDict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histogen.errors import CheckpointError, ConfigError, MissingDependencyError, TrainingStoppedError
+from histogen.errors import CheckpointError, ComputeError, ConfigError, MissingDependencyError, TrainingStoppedError
 from histogen.progress import progress_bar
+from histogen.training import processes
 from histogen.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
 from histogen.training.journal import Journal, read_journal
 from histogen.training.loop import fit
@@ -363,3 +366,17 @@ def test_a_checkpoint_of_another_network_is_one_sentence(tmp_path: Path, state: 
     save_checkpoint(tmp_path / "checkpoints", 4, {"task": state, "window": {}}, keep=1)
     with pytest.raises(CheckpointError, match=r"the checkpoint of step 4 in '.*' is of another network or is damaged"):
         fit(Walk(), run_dir=tmp_path, **SETTINGS)
+
+
+def test_a_process_whose_torchrun_is_no_more_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    world = {"WORLD_SIZE": 2, "RANK": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for key, value in world.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=2))
+    said = f"found nobody at 127.0.0.1:{port} within 0:00:02; start torchrun again"
+    with pytest.raises(ComputeError, match=said), processes.process_group("cpu"):
+        pass
