@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,32 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_files(files: Iterable[tuple[Path, bytes]]) -> None:
+    """Write each (path, data) as :func:`write_atomic` does; their folders are synchronised once, at the end.
+
+    Raises:
+        OSError: as :func:`write_atomic`.
+    """
+    folders = set()
+    for path, data in files:
+        if is_remote(path):
+            remote.write(path, data)
+            continue
+        with whole_file(path, synchronise_name=False) as temporary:
+            temporary.write_bytes(data)
+        folders.add(path.parent)
+    for folder in sorted(folders):
+        with naming(folder):
+            _synchronise(folder)
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, synchronise_name: bool = True) -> Iterator[Path]:
     """Give a temporary name with the suffix of ``path``; what the block writes there becomes ``path`` if it ends well.
 
-    The data are synchronised, then renamed, then the folder is synchronised; missing folders are made. An OSError of
-    the temporary file names ``path``. What goes to object storage is made here, and sent when it is whole.
+    The data are synchronised, then renamed, then the folder is synchronised (unless the caller does it, for many files
+    at once); missing folders are made. An OSError of the temporary file names ``path``. What goes to object storage is
+    made here, and sent when it is whole.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +94,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         _synchronise(temporary)
         temporary.replace(path)
-        _synchronise(path.parent)
+        if synchronise_name:
+            _synchronise(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary), temporary):
             raise

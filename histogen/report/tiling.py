@@ -105,8 +105,9 @@ def _row(slide_id: str, path: Path, where: Path, shard_failures: Sequence[str]) 
             row.dropped[reason] = row.dropped.get(reason, 0) + number
     row.loss_db = loss_db([note["squared_error"] for note in notes.values() if "squared_error" in note])
     if store.is_complete():
-        hashes = [value for value in store.read_rows("columns/content_hash").tolist() if value]
-        row.duplicates = len(hashes) - len(set(hashes))
+        hashes = store.read_rows("columns/content_hash")
+        hashes = hashes[hashes != 0]
+        row.duplicates = len(hashes) - len(np.unique(hashes))
     unreadable = sorted((int(i), s) for note in notes.values() for i, s in note.get("unreadable", {}).items())
     row.failures = [f"tile {i} of slide '{slide_id}': {sentence}" for i, sentence in unreadable]
     row.failures += [text for text in shard_failures if text.startswith(f"{where.stem}/")]

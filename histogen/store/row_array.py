@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import IncompleteStoreError, StoreError
-from histogen.files import write_atomic
+from histogen.files import write_atomic, write_files
 from histogen.remote import identity, is_remote
 from histogen.store.layout import ArrayLayout, chunk_path, read_metadata
 
@@ -79,6 +79,15 @@ class RowArray:
         Raises:
             StoreError: ``values`` are not of the shape or do not fit the dtype of the rows.
         """
+        write_atomic(self.chunk_file(shard), self._bytes_of(shard, values))
+
+    def write_all(self, values: NDArray[Any]) -> None:
+        """Write all rows, each chunk atomically; errors as :meth:`write`."""
+        rows = self.layout.shard_rows
+        chunks = ((shard, values[shard * rows : (shard + 1) * rows]) for shard in range(self.num_chunks))
+        write_files((self.chunk_file(shard), self._bytes_of(shard, part)) for shard, part in chunks)
+
+    def _bytes_of(self, shard: int, values: ArrayLike) -> bytes:
         layout = self.layout
         start = shard * layout.shard_rows
         shape = (min(layout.shard_rows, layout.shape[0] - start), *layout.row_shape)
@@ -91,7 +100,7 @@ class RowArray:
         chunk[: shape[0]] = array
         data = chunk.tobytes()
         end = google_crc32c.value(data).to_bytes(SUM_BYTES, "little") if layout.checksum else b""
-        write_atomic(self.chunk_file(shard), data + end)
+        return data + end
 
     def read(self, indices: ArrayLike | None = None) -> NDArray[Any]:
         """Return rows ``indices`` (default all) in that order, native byte order.

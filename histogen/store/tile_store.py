@@ -256,9 +256,7 @@ class TileStore:
         values, rows = np.asarray(values), self.rows(path)
         if len(values) != self.num_tiles:
             raise StoreError(f"{len(values)} rows do not fit '{path}' of store '{self.store_id}' of {self.num_tiles}")
-        for shard in range(self.num_shards):
-            indices = self.shard_range(shard)
-            rows.write(shard, values[indices.start : indices.stop])
+        rows.write_all(values)
 
     def delete_rows(self, path: str) -> None:
         """Delete the row array ``path`` and its notes, the notes first; harmless when it is not there."""

@@ -10,6 +10,8 @@ import numpy as np
 
 from histogen.geometry import BoxL0, Extent, Mpp
 
+BLOCK_BOXES = 1 << 18
+"""Boxes whose means are computed at a time: ten million at once would take 2 GB."""
 SLACK_PX = 1e-6
 """Tile pixels by which a tile may reach over the slide's border through rounding."""
 
@@ -61,8 +63,8 @@ class Grid:
 
     def cells(self) -> tuple[np.ndarray, np.ndarray]:
         """Return column and row of every tile, int32 [N] each, row by row."""
-        rows, columns = np.mgrid[0 : self.num_rows, 0 : self.num_columns].astype(np.int32)
-        return columns.ravel(), rows.ravel()
+        columns, rows = (np.arange(count, dtype=np.int32) for count in (self.num_columns, self.num_rows))
+        return np.tile(columns, len(rows)), np.repeat(rows, len(columns))
 
     def positions_l0(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return left and top of tiles, float64 [N] each, level-0 pixels."""
@@ -97,12 +99,19 @@ def box_means(values: np.ndarray, x: np.ndarray, y: np.ndarray, width: float, he
 
     Exact for a map that is constant within each pixel. What lies outside of the map counts as 0.
     """
+    out = np.zeros(len(x), np.float32)
+    if not values.any():
+        return out
     table = cv2.integral(values.view(np.uint8) if values.dtype == bool else values, sdepth=cv2.CV_64F)
-    right, bottom = x + width, y + height
-    total = _integral(table, right, bottom) - _integral(table, x, bottom)
-    total += _integral(table, x, y) - _integral(table, right, y)
-    # What cumulative sums leave of nothing (1e-15) must not count as ink.
-    return np.round(np.clip(total / (width * height), 0, 1), 6).astype(np.float32)
+    for start in range(0, len(x), BLOCK_BOXES):
+        block = slice(start, start + BLOCK_BOXES)
+        left, top = x[block], y[block]
+        right, bottom = left + width, top + height
+        total = _integral(table, right, bottom) - _integral(table, left, bottom)
+        total += _integral(table, left, top) - _integral(table, right, top)
+        # What cumulative sums leave of nothing (1e-15) must not count as ink.
+        out[block] = np.round(np.clip(total / (width * height), 0, 1), 6)
+    return out
 
 
 def _integral(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

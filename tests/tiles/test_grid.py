@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from histogen.slides.tiff_writer import write_svs
 from histogen.store.jpeg import JpegSettings, decode_jpeg
 from histogen.tiles.extract import Recipe, extract_tiles, runs_of
 from histogen.tiles.grid import Grid, box_means
+from histogen.tiles.plan import mark_boxes
 
 PERIOD_UM = 13.7
 
@@ -111,8 +114,10 @@ def test_runs_visit_every_tile_once_and_keep_neighbours_together() -> None:
     assert sorted(seen) == list(range(len(columns)))
 
 
-def test_box_means_are_exact_between_pixels() -> None:
+@pytest.mark.parametrize("block", [3, 7, 1 << 18])
+def test_box_means_are_exact_between_pixels(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the map blown up ten times and summed."""
+    monkeypatch.setattr("histogen.tiles.grid.BLOCK_BOXES", block)
     rng = np.random.default_rng(1)
     values = rng.random((13, 17)) > 0.5
     big = np.kron(values, np.ones((10, 10)))
@@ -120,3 +125,29 @@ def test_box_means_are_exact_between_pixels() -> None:
     means = box_means(values, x, y, 4.3, 3.7)
     for mean, left, top in zip(means, np.rint(x * 10).astype(int), np.rint(y * 10).astype(int), strict=True):
         assert mean == pytest.approx(big[top : top + 37, left : left + 43].mean(), abs=1e-6)
+
+
+def test_ten_million_boxes_are_as_many_means_in_little_memory() -> None:
+    """What is computed at a time does not grow with the slide; an empty map is not computed at all."""
+    tracemalloc.start()
+    x = np.linspace(0, 90, 2_000_000)
+    before = tracemalloc.get_traced_memory()[1]
+    means = box_means(np.ones((100, 100), bool), x, x, 8.0, 8.0)
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    np.testing.assert_array_equal(means, np.ones(len(x), np.float32))
+    assert peak < means.nbytes + 60e6
+    assert not box_means(np.zeros((100, 100), bool), x, x, 8.0, 8.0).any()
+
+
+def test_boxes_are_marked_as_opencv_draws_them() -> None:
+    rng = np.random.default_rng(2)
+    corners = rng.integers(0, [[60], [40]], (2, 30)).astype(np.int32)
+    opposites = corners + rng.integers(0, 25, (2, 30)).astype(np.int32)  # some reach over the border
+    inside, outline = mark_boxes(corners, opposites, (60, 40))
+    filled, lines = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
+    for corner, opposite in zip(corners.T.tolist(), opposites.T.tolist(), strict=True):
+        cv2.rectangle(filled, corner, opposite, 1, -1)
+        cv2.rectangle(lines, corner, opposite, 1, 1)
+    np.testing.assert_array_equal(inside, filled > 0)
+    np.testing.assert_array_equal(outline, lines > 0)
