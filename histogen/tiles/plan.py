@@ -133,8 +133,11 @@ def draw_thumbnail(plan: SlidePlan, slide: BaseSlide) -> np.ndarray:
     to_px = (extent[0] / plan.grid.slide_extent.width, extent[1] / plan.grid.slide_extent.height)
     width, height = plan.grid.size_l0
     x_l0, y_l0 = plan.positions_l0
-    corners = [(x_l0 * to_px[0], y_l0 * to_px[1]), ((x_l0 + width) * to_px[0], (y_l0 + height) * to_px[1])]
-    inside, outline = mark_boxes(*(np.rint(sides).astype(np.int32) for sides in corners), extent)
+    left, right, top, bottom = (
+        np.rint(sides).astype(np.int32)
+        for sides in (x_l0 * to_px[0], (x_l0 + width) * to_px[0], y_l0 * to_px[1], (y_l0 + height) * to_px[1])
+    )
+    inside, outline = mark_boxes((left, top), (right, bottom), extent)
     shade[inside] = (40, 110, 255)
     picture = cv2.addWeighted(shade, 0.18, picture, 0.82, 0)
     picture[outline] = (40, 90, 220)
@@ -145,11 +148,13 @@ def draw_thumbnail(plan: SlidePlan, slide: BaseSlide) -> np.ndarray:
     return picture
 
 
-def mark_boxes(corners: np.ndarray, opposites: np.ndarray, extent: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def mark_boxes(
+    corners: tuple[np.ndarray, np.ndarray], opposites: tuple[np.ndarray, np.ndarray], extent: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return what boxes cover, and their outlines, of a picture of ``extent`` (width, height); bool [h, w] each.
 
-    ``corners`` and ``opposites``, int [2, N] (x, y), belong to the boxes. The time does not depend on their size, so
-    ten million of them are as quick as a sum.
+    ``corners`` and ``opposites`` are x and y, int [N] each, and belong to the boxes. The time does not depend on their
+    size, so ten million of them are as quick as a sum.
     """
     (left, top), (right, bottom) = corners, opposites
     width, height = extent

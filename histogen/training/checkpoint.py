@@ -24,6 +24,7 @@ from histogen.training.weights import UNREADABLE
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
     """Write ``state`` as the checkpoint after ``step`` steps, delete all but the newest ``keep``, return its path.
 
+    What was left by a process that was killed between a checkpoint and its JSON is deleted too.
     ``state`` may nest dicts, lists and tuples of tensors, numbers and strings.
     """
     buffer = io.BytesIO()
@@ -65,8 +66,12 @@ def _with_one_of_each(value: Any) -> Any:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in ``folder`` that have their JSON, oldest first."""
-    notes = sorted(path for path in folder.glob("step-*.json") if path.stem.partition("-")[2].isdecimal())
+    notes = sorted(path for path in folder.glob("step-*.json") if _is_of_a_step(path))
     return [path.with_suffix(".pt") for path in notes]
+
+
+def _is_of_a_step(path: Path) -> bool:
+    return path.stem.partition("-")[2].isdecimal()
 
 
 def step_of(path: Path) -> int:

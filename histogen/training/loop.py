@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from histogen.errors import CheckpointError, ConfigError, TrainingStoppedError
+from histogen.files import remove_temporaries
 from histogen.progress import Bar, progress_bar
 from histogen.training import processes
 from histogen.training.checkpoint import list_checkpoints, load_newest, prune, save_checkpoint, step_of
@@ -93,6 +94,7 @@ def fit(
     journal, window = Journal(run_dir / JOURNAL_NAME, board=board), _Window()
     start = _restore(task, run_dir, window, num_steps) if resume else 0
     if processes.is_main():
+        remove_temporaries(run_dir)
         journal.rewind(start)
         prune(run_dir / "checkpoints", keep=keep, before=start)  # where a kill came between writing and deleting
     total, before = num_steps * items_per_step, start * items_per_step

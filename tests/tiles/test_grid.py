@@ -144,7 +144,7 @@ def test_boxes_are_marked_as_opencv_draws_them() -> None:
     rng = np.random.default_rng(2)
     corners = rng.integers(0, [[60], [40]], (2, 30)).astype(np.int32)
     opposites = corners + rng.integers(0, 25, (2, 30)).astype(np.int32)  # some reach over the border
-    inside, outline = mark_boxes(corners, opposites, (60, 40))
+    inside, outline = mark_boxes((corners[0], corners[1]), (opposites[0], opposites[1]), (60, 40))
     filled, lines = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
     for corner, opposite in zip(corners.T.tolist(), opposites.T.tolist(), strict=True):
         cv2.rectangle(filled, corner, opposite, 1, -1)

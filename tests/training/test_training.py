@@ -252,6 +252,20 @@ fit(Walk(wait=0.04), run_dir=Path(sys.argv[1]), **SETTINGS)
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_what_kills_leave_does_not_pile_up(tmp_path: Path) -> None:
+    """Half a checkpoint, one that was never noted, one whose note is deleted already; a file of the user stays."""
+    folder = tmp_path / "checkpoints"
+    fit(Walk(), run_dir=tmp_path, num_steps=6, checkpoint_every=1, keep=2)
+    expected = sorted(path.name for path in folder.iterdir())
+    for name in ("step-00000007.tmp.ab12.pt", "step-00000003.pt", "step-00000004.json", "step-best.pt"):
+        (folder / name).write_bytes(b"{}")
+    (tmp_path / "metrics.tmp.ab12.jsonl").write_bytes(b"{}")
+    fit(Walk(), run_dir=tmp_path, num_steps=8, checkpoint_every=1, keep=2, resume=True)
+    assert not list(tmp_path.glob("*.tmp.*"))
+    expected = [name.replace("5.", "7.").replace("6.", "8.") for name in expected]
+    assert sorted(path.name for path in folder.iterdir()) == [*expected, "step-best.pt"]
+
+
 def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard itself reads of a run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
