@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from histogen.geometry import Extent
 from histogen.slides.base import WHITE, BaseSlide
 from histogen.slides.ngff_metadata import Ngff, ngff_planes, read_ngff
 from histogen.slides.pyramid import Stored
+from histogen.slides.tiff_pixels import MAX_PIECE_BYTES
 
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, zarr.errors.BaseZarrError)
 """What zarr and its codecs raise of arrays that are damaged, or of another layout."""
@@ -31,6 +33,8 @@ class NgffSlide(BaseSlide):
             raise SlideError(f"an array of '{self.path.name}' cannot be opened ({error}); copy it again") from error
         self._axes, first = ngff.axes, self._arrays[0]
         self._check(first)
+        for array in self._arrays:
+            self._check_chunks(array)
         sizes = dict(zip(ngff.axes, first.shape, strict=True))
         self._planes, assumed = ngff_planes(ngff, sizes.get("c", 1))
         self.vendor, self.mpp = f"ome-zarr {ngff.version}", ngff.mpp
@@ -44,6 +48,13 @@ class NgffSlide(BaseSlide):
             raise SlideError(f"its array has {len(array.shape)} axes, its metadata name {', '.join(self._axes)}")
         if array.dtype != np.uint8:
             raise RefusedSlideError(f"its samples are {array.dtype}, not 8-bit colours; convert it to 8 bits")
+
+    def _check_chunks(self, array: Any) -> None:
+        size = math.prod(array.chunks)
+        if size > MAX_PIECE_BYTES:
+            raise RefusedSlideError(
+                f"its pixels are stored in pieces of {size / 1e9:.1f} GB; convert it again, in tiles"
+            )
 
     def _stored(self, array: Any, ngff: Ngff, index: int) -> Stored:
         sizes = dict(zip(ngff.axes, array.shape, strict=True))

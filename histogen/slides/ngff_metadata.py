@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from histogen.errors import RefusedSlideError, SlideError
@@ -84,7 +85,7 @@ def _read(folder: Path, said: Mapping[str, Any], others: int) -> Ngff:
     levels = []
     for one in image["datasets"]:
         scale = tuple(a * b for a, b in zip(whole, _scale(one, len(axes)), strict=True))
-        levels.append(NgffLevel(str(one["path"]), scale))
+        levels.append(NgffLevel(_within(str(one["path"])), scale))
     units = [axis.get("unit") if isinstance(axis, dict) else None for axis in listed]
     sides = [_length(levels[0].scale[axes.index(name)], units[axes.index(name)]) for name in "xy"]
     across, down = sides
@@ -92,6 +93,13 @@ def _read(folder: Path, said: Mapping[str, Any], others: int) -> Ngff:
     channels = tuple(_channel(one) for one in (said.get("omero") or {}).get("channels") or ())
     version = str(said.get("version") or image.get("version") or "unknown")
     return Ngff(folder, version, axes, tuple(levels), mpp, channels, others)
+
+
+def _within(path: str) -> str:
+    """Return the path of an array, which must lie in the image's own folder."""
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or ".." in re.split(r"[/\\]", path):
+        raise ValueError(f"its array '{path}' is outside of it")
+    return path
 
 
 def _scale(of: Mapping[str, Any], count: int) -> tuple[float, ...]:

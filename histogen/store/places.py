@@ -24,7 +24,10 @@ from histogen.store.tile_store import TileStore
 SAME_SCALE = 0.01
 """Two statements of one downsample may differ by so much: some take it from rounded extents."""
 MAX_L0 = 2**53
-MAX_NUMBERS = 10**10
+SMALL_BYTES = 2**26
+MAX_PACKING = 100
+"""An array of HDF5 may be as much larger than what is stored of it, beyond :data:`SMALL_BYTES`; gzip makes less of
+features, and of the coordinates of a grid."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,18 @@ def read_numbers(h5: Any, name: str) -> NDArray[Any]:
     array = h5[name]
     if not hasattr(array, "dtype") or array.dtype.kind not in "iuf":
         raise ValueError(f"'{name}' are no numbers")
-    if array.size > MAX_NUMBERS:
-        raise ValueError(f"'{name}' are {array.size:,} numbers")
+    check_stored(array, name)
     return np.asarray(array)
+
+
+def check_stored(array: Any, name: str) -> None:
+    """Refuse an array of HDF5 that says that it is far larger than what is stored of it.
+
+    Raises:
+        ValueError: it does.
+    """
+    if array.nbytes > max(SMALL_BYTES, MAX_PACKING * array.id.get_storage_size()):
+        raise ValueError(f"'{name}' {list(array.shape)} is {array.nbytes:,} bytes, hardly any of which are stored")
 
 
 def _corners(coords: NDArray[Any], scale: float) -> NDArray[np.int64]:

@@ -200,10 +200,14 @@ class TileStore:
         return found
 
     def _decoded(self, index: int, payload: bytes, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        if out is None:  # decoded into what it must be: a JPEG may say that it is of any size
+            out = np.empty((self.tile_px, self.tile_px, 3), np.uint8)
         try:
             tile = decode_jpeg(payload, out, self.jpeg)
         except (imagecodecs.Jpeg8Error, ValueError) as error:
-            raise StoreError(f"tile {index} of store '{self.path}' does not decode ({error}); remake it") from error
+            raise StoreError(
+                f"tile {index} of store '{self.path}' does not decode as {self.tile_px} px RGB ({error}); remake it"
+            ) from error
         if tile.shape != (self.tile_px, self.tile_px, 3):
             raise StoreError(
                 f"tile {index} of store '{self.path}' is {tile.shape}, not {self.tile_px} px RGB; remake it"
@@ -232,10 +236,7 @@ class TileStore:
         Raises:
             StoreError: the shape does not begin with N, or an array with other metadata is there already.
         """
-        group, _, name = path.partition("/")
-        if group not in layout.ROW_GROUPS:
-            raise StoreError(f"rows '{path}' are in none of {', '.join(layout.ROW_GROUPS)}; begin the path with one")
-        layout.check_name(name, "array")
+        self._check_rows(path)
         if not shape or shape[0] != self.num_tiles:
             raise StoreError(
                 f"rows '{path}' of shape {tuple(shape)} do not fit store '{self.store_id}' of {self.num_tiles}"
@@ -246,6 +247,13 @@ class TileStore:
             layout.write_metadata(folder, metadata)
         elif layout.read_metadata(folder) not in (metadata, replace(array, checksum=False).metadata()):
             raise StoreError(f"rows '{path}' of store '{self.path}' are there with other metadata; use another name")
+
+    def _check_rows(self, path: str) -> None:
+        """Refuse a path of rows that leads elsewhere."""
+        group, _, name = path.partition("/")
+        if group not in layout.ROW_GROUPS:
+            raise StoreError(f"rows '{path}' are in none of {', '.join(layout.ROW_GROUPS)}; begin the path with one")
+        layout.check_name(name, "array")
 
     def write_rows(self, path: str, shard: int, values: ArrayLike) -> None:
         """Write the rows of one shard of ``path``, atomically."""
@@ -260,6 +268,7 @@ class TileStore:
 
     def delete_rows(self, path: str) -> None:
         """Delete the row array ``path`` and its notes, the notes first; harmless when it is not there."""
+        self._check_rows(path)
         for folder in (self.path / "ledger" / path, self.path / path):
             remove_tree(folder)
 

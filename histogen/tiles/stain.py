@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from histogen.errors import ConfigError, MissingDependencyError
 from histogen.tiles.spec import StainSettings
 
+MAX_TARGET_PX = 10**8
 MISSING = "TIAToolbox is not installed; run: pip install 'tiatoolbox>=2.1.3'"
 
 
@@ -32,19 +35,37 @@ def build_normaliser(settings: StainSettings) -> Callable[[np.ndarray], np.ndarr
 
 @functools.lru_cache(maxsize=2)
 def _fitted(method: str, target: Path) -> Any:
+    image = _read_target(target)
+    if image is None:
+        raise ConfigError(f"stain.target '{target}' cannot be read as an image; give a PNG or JPEG of tissue")
     try:
         from tiatoolbox.tools.stainnorm import get_normalizer
     except ImportError as error:
         raise MissingDependencyError(MISSING) from error
-    image = cv2.imread(str(target), cv2.IMREAD_COLOR)
-    if image is None:
-        raise ConfigError(f"stain.target '{target}' cannot be read as an image; give a PNG or JPEG of tissue")
     normaliser = get_normalizer(method)
     try:
         normaliser.fit(np.ascontiguousarray(image[..., ::-1]))
     except (ValueError, np.linalg.LinAlgError) as error:
         raise ConfigError(f"stain.target '{target}' has too little stained tissue ({error}); give another") from error
     return normaliser
+
+
+def _read_target(target: Path) -> np.ndarray | None:
+    """Return a reference, uint8 BGR [H, W, 3]; None of what is no image.
+
+    Raises:
+        ConfigError: it says that it is huge.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(target) as image:
+            width, height = image.size
+    except Image.DecompressionBombError:
+        width = height = MAX_TARGET_PX
+    except (OSError, ValueError, SyntaxError):
+        return None
+    if width * height > MAX_TARGET_PX:
+        raise ConfigError(f"stain.target '{target}' is too large for a reference; cut a piece of tissue from it")
+    return cv2.imread(str(target), cv2.IMREAD_COLOR)
 
 
 def _normalise(normaliser: Any, tile: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,8 @@ def _verified(path: Path, map_location: torch.device | str) -> dict[str, Any] | 
         data = path.read_bytes()
         if not isinstance(note, dict) or hashlib.sha256(data).hexdigest() != note.get("sha256"):
             return None
-        state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
-    except (*UNREADABLE, RecursionError):
+        with warnings.catch_warnings(action="ignore"):  # torch warns of protocols that it then refuses
+            state = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
+    except (*UNREADABLE, RecursionError, MemoryError):
         return None
     return state if isinstance(state, dict) else None

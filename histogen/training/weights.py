@@ -8,6 +8,7 @@ import hashlib
 import pickle  # noqa: TID251 - only the name of the error that a refused file raises
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -70,14 +71,48 @@ def read_content(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_packed(path)
         # torch warns of protocols of files that it then refuses
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(HARMLESS)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_extents(content)
+        return content
+    except (*UNREADABLE, MemoryError, RecursionError) as error:
         raise WeightsError(
             f"'{path}' holds no readable weights ({_reason(error)}); copy it again, or save its state_dict as "
             ".safetensors"
         ) from error
+
+
+def _check_packed(path: Path) -> None:
+    """Refuse a torch file that unpacks to more than it is: torch itself packs nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(one.file_size for one in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+
+
+def _check_extents(content: Any) -> None:
+    """Refuse tensors that say that they are larger than what is stored of them: a network of that size would be made.
+
+    Raises:
+        RuntimeError: there is one.
+    """
+    left, seen = [content], set[int]()
+    while left:
+        value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            is_stored = value.layout == torch.strided and not value.is_meta
+            if not is_stored or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise RuntimeError(f"a tensor {list(value.shape)} is not stored as it is")
+        elif isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
 
 
 def read_tensors(path: Path, *, nested: Sequence[str] = ("state_dict",)) -> dict[str, torch.Tensor]:

@@ -49,8 +49,12 @@ class UmapRun:
         """
         if self._kept is None:
             try:
-                self._kept = np.load(self.path, allow_pickle=False)
-            except (OSError, ValueError) as error:
+                # mapped first: what says that it is larger than its file is refused before memory is asked for
+                found = np.load(self.path, mmap_mode="r", allow_pickle=False)
+                if not isinstance(found, np.ndarray):  # of a ZIP file
+                    raise ValueError("it holds no array")
+                self._kept = np.array(found)
+            except (OSError, ValueError, OverflowError) as error:
                 raise StoreError(f"map '{self.path}' cannot be read ({error}); delete it, and make it again") from error
         return self._kept
 
