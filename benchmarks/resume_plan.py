@@ -2,8 +2,8 @@
 
     python benchmarks/resume_plan.py [--stores 1000] [--tiles-per-store 3000]
 
-Metadata and ledgers are written as a real run leaves them (shards are empty); then a new process's plan is timed: find the
-stores, open each, list what is missing. Then a finished cohort is opened as one TileSet.
+Metadata and ledgers are written as a real run leaves them (shards are empty); then a new process's plan is timed: find
+the stores, open each, list what is missing. Then a finished cohort is opened as one TileSet.
 """
 
 from __future__ import annotations
