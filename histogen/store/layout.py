@@ -33,6 +33,7 @@ FORMAT = 1
 SYNTHETIC = ("generative", "interpolated")
 KINDS = ("slide", "natural", *SYNTHETIC)
 SHARD_TILES = 1024
+COLUMN_ROWS = 65_536
 ABSENT = np.uint64(2**64 - 1)
 ROW_GROUPS = ("columns", "embeddings", "latents")
 TILES = "tiles"
@@ -54,12 +55,13 @@ class Column:
     """One value per tile: ``values`` [N] or [N, k], and what its numbers mean.
 
     ``categories`` gives the names of the codes of a categorical column (-1 is none); ``is_text`` says that ``values``
-    is uint8 [N, k], zero-padded UTF-8.
+    is uint8 [N, k], zero-padded UTF-8. ``by_shard`` says that they are written again, with the tiles of each shard.
     """
 
     values: NDArray[Any]
     categories: tuple[str, ...] | None = None
     is_text: bool = False
+    by_shard: bool = False
 
     @classmethod
     def categorical(
@@ -210,6 +212,11 @@ def _at(node: Any, *keys: str | int) -> Any:
 
 def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < MAX_COUNT for value in values)
+
+
+def column_rows_of(num_tiles: int) -> int:
+    """Rows per chunk of a column that is written at once: far fewer files than shards, the last one nearly full."""
+    return max(1, -(-num_tiles // max(1, -(-num_tiles // COLUMN_ROWS))))
 
 
 def shard_tiles_of(num_tiles: int) -> int:

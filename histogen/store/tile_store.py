@@ -230,8 +230,11 @@ class TileStore:
         *,
         attributes: Mapping[str, Any] | None = None,
         fill: float = 0,
+        chunk_rows: int | None = None,
     ) -> None:
         """Make the row array ``path`` (for example ``embeddings/dino-ab12``) of ``shape`` [N, …]; its rows are absent.
+
+        A chunk holds the rows of a shard of tiles, or ``chunk_rows``.
 
         Raises:
             StoreError: the shape does not begin with N, or an array with other metadata is there already.
@@ -241,11 +244,13 @@ class TileStore:
             raise StoreError(
                 f"rows '{path}' of shape {tuple(shape)} do not fit store '{self.store_id}' of {self.num_tiles}"
             )
-        array = ArrayLayout(tuple(shape), np.dtype(dtype), self.shard_tiles, fill, dict(attributes or {}))
-        folder, metadata = self.path / path, array.metadata()
+        rows = chunk_rows or self.shard_tiles
+        array = ArrayLayout(tuple(shape), np.dtype(dtype), rows, fill, dict(attributes or {}))
+        folder = self.path / path
+        before = [replace(array, shard_rows=r, checksum=c) for r in (rows, self.shard_tiles) for c in (True, False)]
         if not (folder / "zarr.json").exists():
-            layout.write_metadata(folder, metadata)
-        elif layout.read_metadata(folder) not in (metadata, replace(array, checksum=False).metadata()):
+            layout.write_metadata(folder, array.metadata())
+        elif layout.read_metadata(folder) not in [one.metadata() for one in before]:
             raise StoreError(f"rows '{path}' of store '{self.path}' are there with other metadata; use another name")
 
     def _check_rows(self, path: str) -> None:
@@ -275,7 +280,10 @@ class TileStore:
     def write_column(self, name: str, values: Column | ArrayLike) -> None:
         """Make the column ``name`` and write all of it."""
         column = as_column(values)
-        self.create_rows(f"columns/{name}", column.values.shape, column.values.dtype, attributes=column.attributes)
+        self.create_rows(
+            f"columns/{name}", column.values.shape, column.values.dtype, attributes=column.attributes,
+            chunk_rows=None if column.by_shard else layout.column_rows_of(self.num_tiles),
+        )  # fmt: skip
         self.write_all_rows(f"columns/{name}", column.values)
 
     def read_rows(self, path: str, indices: ArrayLike | None = None) -> NDArray[Any]:

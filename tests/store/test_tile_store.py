@@ -330,3 +330,28 @@ def test_categories_and_texts_are_packed_and_unpacked() -> None:
         Column.categorical(["c"], ["a", "b"])
     with pytest.raises(StoreError, match="200 categories do not fit int8"):
         Column.categorical([f"{k}" for k in range(200)], dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("num_tiles", "chunks"), [(1, 1), (1024, 1), (1500, 1), (65_536, 1), (65_537, 2), (200_000, 4)]
+)
+def test_a_column_written_at_once_has_few_files_and_reads_the_same(tmp_path: Path, num_tiles: int, chunks: int) -> None:
+    values = np.arange(num_tiles, dtype=np.float64) * 0.5
+    columns = {"x": values, "later": Column(np.zeros(num_tiles, np.uint64), by_shard=True)}
+    store = TileStore.create(
+        tmp_path / "s.zarr", kind="slide", store_id="s", tile_px=8, mpp=1.0, num_tiles=num_tiles, provenance={},
+        columns=columns,
+    )  # fmt: skip
+    rows = store.rows("columns/x")
+    files = [file for file in (tmp_path / "s.zarr/columns/x/c").iterdir()]
+    assert len(files) == rows.num_chunks == chunks
+    assert rows.layout.shard_rows * chunks < num_tiles + chunks  # hardly any row of the last is empty
+    np.testing.assert_array_equal(store.read_rows("columns/x"), values)
+    np.testing.assert_array_equal(store.read_rows("columns/x", [num_tiles - 1, 0]), values[[num_tiles - 1, 0]])
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "s.zarr/columns/x", mode="r")[:], values)
+    last = store.num_shards - 1
+    store.write_rows("columns/later", last, np.full(len(store.shard_range(last)), 7, np.uint64))
+    assert int(store.read_rows("columns/later")[-1]) == 7
+    with pytest.raises(StoreError, match="other metadata"):
+        store.write_column("x", values.astype(np.float32))
+    store.write_column("x", values)  # as when a plan that was cut off is made again

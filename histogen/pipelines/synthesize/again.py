@@ -47,9 +47,10 @@ def write_column_again(store: TileStore, name: str, shards: Sequence[int]) -> No
     if own is not None:  # a store of before names all stores
         codes = {one: code for code, one in enumerate(own)}
         values = recode(values, list(planned.categories or ()), codes).astype(values.dtype)
-    for shard in shards:
-        rows = store.shard_range(shard)
-        store.write_rows(f"columns/{name}", shard, values[rows.start : rows.stop])
+    rows = store.rows(f"columns/{name}")
+    for chunk in shards:
+        start = chunk * rows.layout.shard_rows
+        rows.write(chunk, values[start : start + rows.layout.shard_rows])
 
 
 def _recorded(store: TileStore) -> tuple[SynthesizeConfig, TileSet]:

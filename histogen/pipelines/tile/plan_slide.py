@@ -151,12 +151,12 @@ def _columns(unit: PlanUnit, slide: BaseSlide, slide_plan: SlidePlan) -> tuple[d
         "y_l0": y_l0.astype(np.float64),
         "tissue_fraction": slide_plan.tissue_fraction,
         "pen_fraction": slide_plan.pen_fraction,
-        "content_hash": np.zeros(count, np.uint64),
-        **{name: np.full(count, np.nan, np.float32) for name in SCORES},
+        "content_hash": Column(np.zeros(count, np.uint64), by_shard=True),
+        **{name: Column(np.full(count, np.nan, np.float32), by_shard=True) for name in SCORES},
     }
     if unit.config.stain.statistics:
-        columns["stain_vectors"] = np.full((count, 6), np.nan, np.float32)
-        columns["stain_strengths"] = np.full((count, 2), np.nan, np.float32)
+        columns["stain_vectors"] = Column(np.full((count, 6), np.nan, np.float32), by_shard=True)
+        columns["stain_strengths"] = Column(np.full((count, 2), np.nan, np.float32), by_shard=True)
     annotations = files_beside(unit.config, unit.source).get("annotations")
     if annotations is not None:
         names, said = _labels(unit, annotations, slide, slide_plan)
