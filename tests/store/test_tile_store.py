@@ -343,7 +343,7 @@ def test_a_column_written_at_once_has_few_files_and_reads_the_same(tmp_path: Pat
         columns=columns,
     )  # fmt: skip
     rows = store.rows("columns/x")
-    files = [file for file in (tmp_path / "s.zarr/columns/x/c").iterdir()]
+    files = list((tmp_path / "s.zarr/columns/x/c").iterdir())
     assert len(files) == rows.num_chunks == chunks
     assert rows.layout.shard_rows * chunks < num_tiles + chunks  # hardly any row of the last is empty
     np.testing.assert_array_equal(store.read_rows("columns/x"), values)
