@@ -42,7 +42,9 @@ class JpegCodec(ArrayBytesCodec):
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         payload = chunk_data.to_bytes()
-        pixels = await asyncio.to_thread(decode_jpeg, payload, None, self.settings)
+        extent = chunk_spec.shape[-3:] if chunk_spec.shape[-1] == 3 else chunk_spec.shape[-2:]
+        into = np.empty(extent, np.uint8)  # what it must be: a JPEG may say that it is of any size
+        pixels = await asyncio.to_thread(decode_jpeg, payload, into, self.settings)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
