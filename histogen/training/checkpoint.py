@@ -46,7 +46,7 @@ def prune(folder: Path, *, keep: int, before: int) -> None:
             old.with_suffix(".json").unlink()
             old.unlink(missing_ok=True)
     for state in folder.glob("step-*.pt"):
-        if not state.with_suffix(".json").exists():
+        if _is_of_a_step(state) and not state.with_suffix(".json").exists():
             state.unlink()
 
 
