@@ -10,6 +10,7 @@ from typing import Any
 from histogen.config import read_yaml
 from histogen.errors import ConfigError, HistogenError
 from histogen.manifest import SlideRecord
+from histogen.remote import as_path, is_remote
 from histogen.slides.find import SUFFIXES, find_slides
 from histogen.store.find import STORE_SUFFIX, find_stores
 from histogen.store.layout import KINDS
@@ -39,6 +40,8 @@ def find_sources(paths: Sequence[Path]) -> Sources:
     Raises:
         ConfigError, StoreError: a path does not exist, or nothing to look at is in any of them.
     """
+    if there := [path for path in map(as_path, paths) if is_remote(path)]:
+        raise ConfigError(f"'{there[0]}' is on object storage, and what is looked at must be here; copy it")
     problems: list[str] = []
     stores = list(dict.fromkeys(store for path in paths for store in _stores(path)))
     runs = find_runs(paths)

@@ -35,6 +35,8 @@ from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder.command import run as run_autoencoder
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.pipelines.train_eldm.command import run as run_eldm
+from histogen.pipelines.view.command import open_rooms
+from histogen.pipelines.view.config import ViewConfig
 from histogen.remote import as_path, remove_tree, write
 from histogen.store.random_access import RemoteShard
 from histogen.store.tile_set import open_tiles
@@ -277,6 +279,8 @@ def test_what_cannot_be_reached_or_written_is_one_sentence(
         open_tiles(f"{LAB}/nothing")
     with pytest.raises(ConfigError, match=r"pretrain writes to local folders, not to 's3://lab/run'"):
         run_pretrain(PretrainConfig(**PRETRAIN, tiles=[f"{LAB}/tiles"], out=f"{LAB}/run"))
+    with pytest.raises(ConfigError, match=r"'s3://lab/tiles' is on object storage, and what is looked at must be here"):
+        open_rooms(ViewConfig(paths=[Path(f"{LAB}/tiles")]))
     process = subprocess.run(
         [sys.executable, "-m", "histogen", "inspect", f"{LAB}/tiles"], capture_output=True, text=True, check=False,
         env={**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
