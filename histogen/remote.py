@@ -85,6 +85,18 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     return list(found)
 
 
+def read_files(paths: Sequence[Path]) -> list[bytes]:
+    """Return the bytes of files of one bucket, read at the same time.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    if not paths:
+        return []
+    found = _fs(paths[0]).cat([_place(path) for path in paths], batch_size=REQUESTS_AT_A_TIME, on_error="raise")
+    return [found[_place(path)] for path in paths] if isinstance(found, dict) else [found]
+
+
 def write_new(path: Path, data: bytes) -> bool:
     """Write ``path`` unless it is there, in one step; return whether it was written."""
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from histogen.errors import StoreError
 from histogen.files import write_atomic
-from histogen.remote import is_remote
+from histogen.remote import is_remote, read_files
 from histogen.store.layout import TILES, check_name
 
 SAID = (("count", int), ("bytes", int), ("sha256", str))
@@ -51,21 +51,36 @@ class Ledger:
         """
         path = self._stage(stage) / f"{shard}.json"
         try:
-            note = json.loads(path.read_bytes())
+            return _parsed(path.read_bytes(), path, stage)
         except FileNotFoundError as error:
             raise StoreError(f"shard {shard} of stage '{stage}' has no note '{path}'; run the stage again") from error
         except OSError as error:
             raise StoreError(f"note '{path}' cannot be read ({error.strerror}); run the stage again") from error
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"note '{path}' is not JSON ({error}); delete it and resume the stage") from error
-        needed = SAID if stage == TILES else ()
-        if not isinstance(note, dict) or any(type(note.get(key)) is not kind for key, kind in needed):
-            raise StoreError(f"note '{path}' does not say what a note says; delete it and resume the stage")
-        return note
 
     def notes(self, stage: str) -> dict[int, dict[str, Any]]:
         """Return the notes of all finished shards of ``stage``, in order."""
-        return {shard: self.note(stage, shard) for shard in sorted(self.done(stage))}
+        shards = sorted(self.done(stage))
+        if not is_remote(self.folder):
+            return {shard: self.note(stage, shard) for shard in shards}
+        paths = [self._stage(stage) / f"{shard}.json" for shard in shards]
+        read = zip(shards, read_files(paths), paths, strict=True)
+        return {shard: _parsed(data, path, stage) for shard, data, path in read}
 
     def _stage(self, stage: str) -> Path:
         return self.folder.joinpath(*(check_name(part, "stage") for part in stage.split("/")))
+
+
+def _parsed(data: bytes, path: Path, stage: str) -> dict[str, Any]:
+    """Return the note that ``data`` is.
+
+    Raises:
+        StoreError: it does not say what a note says.
+    """
+    try:
+        note = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"note '{path}' is not JSON ({error}); delete it and resume the stage") from error
+    needed = SAID if stage == TILES else ()
+    if not isinstance(note, dict) or any(type(note.get(key)) is not kind for key, kind in needed):
+        raise StoreError(f"note '{path}' does not say what a note says; delete it and resume the stage")
+    return note

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from histogen.errors import StoreError
 from histogen.names import other_spelling
+from histogen.remote import is_remote
 from histogen.store.find import find_stores
 from histogen.store.layout import unpack_text
 from histogen.store.merging import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 STORES_AT_A_TIME = 16
 """On object storage."""
 
+R = TypeVar("R")
 Paths = Path | str | Sequence[Path | str]
 Where = Mapping[str, Any]
 
@@ -62,9 +64,9 @@ class TileSet:
             StoreError: nothing is found, tile sizes differ, a column is missing, or ``where`` leaves no tile.
             IncompleteStoreError: a store is not finished and ``allow_partial`` is false.
         """
-        stores = [TileStore.open_(path) for path in find_stores(paths)]
+        stores = _of_each(TileStore.open_, find_stores(paths))
         check_distinct(stores)
-        tiles = cls(stores, [present_tiles(store, allow_partial) for store in stores])
+        tiles = cls(stores, _of_each(lambda store: present_tiles(store, allow_partial), stores))
         chosen = tiles.where(where) if where else tiles
         if where and not len(chosen):
             raise StoreError(f"none of {len(tiles):,} tiles has {dict(where)}; check where")
@@ -203,17 +205,18 @@ class TileSet:
 
     def has_column(self, name: str) -> bool:
         """Whether every store has column ``name``."""
-        return all((store.path / "columns" / name / "zarr.json").exists() for store in self.stores)
+        return all(_of_each(lambda store: (store.path / "columns" / name / "zarr.json").exists(), self.stores))
 
     def column(self, name: str) -> NDArray[Any]:
         """Return column ``name`` [N] (or [N, k]); codes of a categorical column refer to :meth:`categories`."""
         merged = self._merged_categories(name)
         codes = None if merged is None else {one: code for code, one in enumerate(merged)}
-        parts = []
-        for position, store in enumerate(self.stores):
-            values = store.read_rows(f"columns/{name}", self._selected[position])
-            parts.append(values if codes is None else recode(values, categories_of(store, name), codes))
-        return np.concatenate(parts)
+
+        def read(store: TileStore, selected: NDArray[np.int64] | None) -> NDArray[Any]:
+            values = store.read_rows(f"columns/{name}", selected)
+            return values if codes is None else recode(values, categories_of(store, name), codes)
+
+        return np.concatenate(_of_each(read, self.stores, self._selected))
 
     def categories(self, name: str) -> list[str]:
         """Return the names of the codes of column ``name``, merged over the stores; empty when not categorical."""
@@ -221,9 +224,7 @@ class TileSet:
 
     def texts(self, name: str) -> list[str]:
         """Return a text column, for example ``path``, as strings."""
-        parts = (
-            store.read_rows(f"columns/{name}", self._selected[position]) for position, store in enumerate(self.stores)
-        )
+        parts = _of_each(lambda store, rows: store.read_rows(f"columns/{name}", rows), self.stores, self._selected)
         return [text for part in parts for text in unpack_text(part)]
 
     def read_rows(self, path: str, indices: ArrayLike | None = None) -> NDArray[Any]:
@@ -246,7 +247,7 @@ class TileSet:
     @property
     def embedding_names(self) -> list[str]:
         """Encoders whose embeddings every store has, complete."""
-        names = set.intersection(*(set(complete_rows(s, "embeddings")) for s in self.stores))
+        names = set.intersection(*_of_each(lambda store: set(complete_rows(store, "embeddings")), self.stores))
         return sorted(names)
 
     def embeddings(self, name: str | None = None) -> NDArray[np.float32]:
@@ -304,7 +305,7 @@ class TileSet:
         return {store.store_id: position for position, store in enumerate(self.stores)}
 
     def _merged_categories(self, name: str) -> list[str] | None:
-        lists = [categories_of(store, name) for store in self.stores]
+        lists = _of_each(lambda store: categories_of(store, name), self.stores)
         if all(names is None for names in lists):
             return None
         return list(dict.fromkeys(name for names in lists for name in names or ()))
@@ -330,6 +331,14 @@ class TileSet:
                     "both, or spell them alike where the tiles were made from"
                 )
         return [names.index(value) for value in values]
+
+
+def _of_each(function: Callable[..., R], stores: Sequence[Any], *more: Sequence[Any]) -> list[R]:
+    """Return ``function`` of each store, or path of one, and its part of ``more``; on object storage many at once."""
+    if any(is_remote(getattr(store, "path", store)) for store in stores):
+        with ThreadPoolExecutor(STORES_AT_A_TIME) as pool:
+            return list(pool.map(function, stores, *more))
+    return list(map(function, stores, *more))
 
 
 def grouped(owners: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
