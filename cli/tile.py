@@ -28,7 +28,7 @@ def command(
     slides: Annotated[
         list[Path] | None, typer.Argument(metavar="SLIDES…", help="Slides, folders of slides, or manifests.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of tile stores. (default: tiles)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of stores, or s3://BUCKET/KEY. (default: tiles)")] = None,
     tile_px: Annotated[int | None, typer.Option(help="Side of a tile in pixels. (default: 256)")] = None,
     mpp: Annotated[
         str | None, typer.Option(metavar="MPP", help="Microns per pixel of the tiles, or native. (default: 0.5)")
