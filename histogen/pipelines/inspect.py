@@ -40,6 +40,8 @@ def describe(path: Path, *, check: bool = False, repair: bool = False) -> Outcom
         ConfigError: it does not exist.
         HistogenError: it is a store or a slide that cannot be opened.
     """
+    if is_remote(path):
+        check_reachable(path)
     buffer = io.StringIO()
     checked = [TileStore.open_(store) for store in find_stores(path)] if check and _holds_stores(path) else []
     found = [damage for store in checked for damage in damages(store)]
@@ -83,8 +85,6 @@ def describe_all(paths: Sequence[Path], *, check: bool = False, repair: bool = F
 
 
 def _parts(path: Path) -> Iterable[RenderableType]:
-    if is_remote(path):
-        check_reachable(path)
     if not path.exists():
         raise ConfigError(f"'{path}' does not exist; check the path")
     if (path.is_file() and path.suffix != ".csv") or any(path.glob("*.dcm")):

@@ -64,9 +64,9 @@ class TileSet:
             StoreError: nothing is found, tile sizes differ, a column is missing, or ``where`` leaves no tile.
             IncompleteStoreError: a store is not finished and ``allow_partial`` is false.
         """
-        stores = _of_each(TileStore.open_, find_stores(paths))
+        stores = list(_of_each(TileStore.open_, find_stores(paths)))
         check_distinct(stores)
-        tiles = cls(stores, _of_each(lambda store: present_tiles(store, allow_partial), stores))
+        tiles = cls(stores, list(_of_each(lambda store: present_tiles(store, allow_partial), stores)))
         chosen = tiles.where(where) if where else tiles
         if where and not len(chosen):
             raise StoreError(f"none of {len(tiles):,} tiles has {dict(where)}; check where")
@@ -216,7 +216,7 @@ class TileSet:
             values = store.read_rows(f"columns/{name}", selected)
             return values if codes is None else recode(values, categories_of(store, name), codes)
 
-        return np.concatenate(_of_each(read, self.stores, self._selected))
+        return np.concatenate(list(_of_each(read, self.stores, self._selected)))
 
     def categories(self, name: str) -> list[str]:
         """Return the names of the codes of column ``name``, merged over the stores; empty when not categorical."""
@@ -235,8 +235,10 @@ class TileSet:
         wanted = self._all(indices)
         owners, local = self.store_of(wanted), self.tile_index_of(wanted)
         out: NDArray[Any] | None = None
-        for owner, here in grouped(owners):
-            values = self.stores[owner].read_rows(path, local[here])
+        groups = list(grouped(owners))
+        stores, places = [self.stores[owner] for owner, _ in groups], [here for _, here in groups]
+        read = _of_each(lambda store, here: store.read_rows(path, local[here]), stores, places)
+        for here, values in zip(places, read, strict=True):
             if out is None:
                 out = np.empty((len(wanted), *values.shape[1:]), values.dtype)
             elif out.shape[1:] != values.shape[1:]:
@@ -305,7 +307,7 @@ class TileSet:
         return {store.store_id: position for position, store in enumerate(self.stores)}
 
     def _merged_categories(self, name: str) -> list[str] | None:
-        lists = _of_each(lambda store: categories_of(store, name), self.stores)
+        lists = list(_of_each(lambda store: categories_of(store, name), self.stores))
         if all(names is None for names in lists):
             return None
         return list(dict.fromkeys(name for names in lists for name in names or ()))
@@ -333,12 +335,13 @@ class TileSet:
         return [names.index(value) for value in values]
 
 
-def _of_each(function: Callable[..., R], stores: Sequence[Any], *more: Sequence[Any]) -> list[R]:
+def _of_each(function: Callable[..., R], stores: Sequence[Any], *more: Sequence[Any]) -> Iterator[R]:
     """Return ``function`` of each store, or path of one, and its part of ``more``; on object storage many at once."""
     if any(is_remote(getattr(store, "path", store)) for store in stores):
         with ThreadPoolExecutor(STORES_AT_A_TIME) as pool:
-            return list(pool.map(function, stores, *more))
-    return list(map(function, stores, *more))
+            yield from pool.map(function, stores, *more)
+    else:
+        yield from map(function, stores, *more)
 
 
 def grouped(owners: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
