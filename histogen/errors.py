@@ -116,3 +116,8 @@ class ComputeError(HistogenError, RuntimeError):
 
 class MissingDependencyError(HistogenError, ImportError):
     """An optional package is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says first, for a sentence of ours; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

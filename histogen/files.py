@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,7 +63,7 @@ def write_files(files: Iterable[tuple[Path, bytes]]) -> None:
     folders = set()
     for path, data in files:
         if is_remote(path):
-            remote.write(path, data)
+            write_atomic(path, data)
             continue
         with whole_file(path, synchronise_name=False) as temporary:
             temporary.write_bytes(data)
@@ -79,15 +78,8 @@ def whole_file(path: Path, *, synchronise_name: bool = True) -> Iterator[Path]:
     """Give a temporary name with the suffix of ``path``; what the block writes there becomes ``path`` if it ends well.
 
     The data are synchronised, then renamed, then the folder is synchronised (unless the caller does it, for many files
-    at once); missing folders are made. An OSError of the temporary file names ``path``. What goes to object storage is
-    made here, and sent when it is whole.
+    at once); missing folders are made. An OSError of the temporary file names ``path``.
     """
-    if is_remote(path):
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / path.name
-            yield local
-            remote.upload(local, path)
-        return
     temporary = path.with_name(f"{path.stem}{TEMPORARY}{uuid.uuid4().hex}{path.suffix}")
     try:
         _make_folder(path.parent)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, first_line
 
 SCHEME = re.compile(r"^s3:/+")
 """With one slash too: what ``Path`` leaves of an address."""
@@ -58,17 +58,14 @@ def check_reachable(path: Path) -> None:
         raise ConfigError(f"there is no bucket 's3://{bucket}'; check its name, or make it") from error
     except Exception as error:  # noqa: BLE001 - whatever the client of the storage raises
         raise ConfigError(
-            f"'{path}' cannot be reached ({_first_line(error)}); check its bucket, the credentials in the environment, "
+            f"'{path}' cannot be reached ({first_line(error)}); check its bucket, the credentials in the environment, "
             "and AWS_ENDPOINT_URL"
         ) from error
 
 
-def read_range(path: Path, start: int, length: int) -> bytes:
-    """Return bytes of a file; from its end when ``start`` is negative."""
-    if length <= 0:
-        return b""
-    stop = start + length if start >= 0 else None
-    data: bytes = _fs(path).cat_file(_place(path), start=start, end=stop)
+def read_end(path: Path, length: int) -> bytes:
+    """Return the last bytes of a file, at least one."""
+    data: bytes = _fs(path).cat_file(_place(path), start=-length)
     return data
 
 
@@ -111,11 +108,6 @@ def write(path: Path, data: bytes) -> None:
     _fs(path).pipe_file(_place(path), data)
 
 
-def upload(local: Path, path: Path) -> None:
-    """Write a local file to ``path``, whole or not at all."""
-    _fs(path).put_file(str(local), _place(path))
-
-
 def remove_tree(path: Path) -> None:
     """Delete a folder, here or there, with all that is in it; harmless when it is not there."""
     if not is_remote(path):
@@ -140,7 +132,3 @@ def _fs(path: Path) -> Any:
 
 def _place(path: Path) -> str:
     return str(path.path)  # type: ignore[attr-defined]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from histogen.config import Settings, load_config
-from histogen.errors import ComputeError, ConfigError
+from histogen.errors import ComputeError, ConfigError, first_line
 
 if TYPE_CHECKING:
     from distributed import SpecCluster
@@ -84,7 +84,7 @@ def queue_cluster(file: Path) -> Iterator[SpecCluster]:
     try:
         cluster = made(**config.job, job_cls=Job, silence_logs=False)
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"'{file}': dask-jobqueue refuses 'job' ({_first_line(error)}); mend it") from error
+        raise ConfigError(f"'{file}': dask-jobqueue refuses 'job' ({first_line(error)}); mend it") from error
     with cluster:
         cluster.scale(jobs=config.jobs)
         cluster.sync(_submitted, cluster)
@@ -98,10 +98,7 @@ async def _submitted(cluster: SpecCluster) -> None:
     await cluster
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _said(error: Exception) -> str:
     """Return what the queue's own command said, where dask-jobqueue quotes it."""
-    return _first_line(RuntimeError(str(error).partition("stderr:\n")[2].strip() or str(error)))
+    quoted = str(error).partition("stderr:\n")[2].strip()
+    return quoted.splitlines()[0] if quoted else first_line(error)

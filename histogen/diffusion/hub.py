@@ -12,7 +12,7 @@ import httpx
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from histogen.errors import ConfigError
+from histogen.errors import ConfigError, first_line
 
 PREFIX = "hf:"
 WEIGHTS = (".safetensors", ".ckpt", ".pt")
@@ -42,8 +42,9 @@ def local_path(spec: str) -> Path:
             "elsewhere and give their folder"
         ) from error
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"the hub does not give '{spec}' ({first}); check its name, or give a folder") from error
+        raise ConfigError(
+            f"the hub does not give '{spec}' ({first_line(error)}); check its name, or give a folder"
+        ) from error
 
 
 def short_name(spec: str) -> str:

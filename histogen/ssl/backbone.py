@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from histogen.encoders.timm import build_vit
-from histogen.errors import ConfigError, EncoderError
+from histogen.errors import ConfigError, EncoderError, first_line
 
 TRANSFORMERS = ("vit_", "deit", "eva")
 
@@ -68,9 +68,9 @@ def _check_crops(name: str, model: nn.Module, sizes: Sequence[int]) -> None:
             with torch.no_grad():
                 shape = list(model(torch.zeros(1, 3, size, size)).shape)
         except (RuntimeError, ValueError, AssertionError) as error:
-            first = str(error).strip().splitlines()[0]
             raise ConfigError(
-                f"model '{name}' cannot take crops of {size} px ({first}); take larger ones, or another model"
+                f"model '{name}' cannot take crops of {size} px ({first_line(error)}); take larger ones, or another "
+                "model"
             ) from error
         if shape != [1, width]:
             raise ConfigError(

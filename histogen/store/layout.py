@@ -5,9 +5,9 @@
     <store_id>.zarr/
       zarr.json               group; attributes {"histogen": {format, kind, store_id, tile_px, mpp, num_tiles, …}}
       tiles/                  uint8 [N, H, W, 3]; one shard file per 1,024 tiles, one JPEG per inner chunk
-      columns/<name>/         one value (or k values) per tile                     } row arrays: uncompressed, one
-      embeddings/<encoder>/   float [N, D]                                         } chunk file per shard, so that any
-      latents/<autoencoder>/  float16 [N, variants, 2C, h, w]                      } row is one read; CRC-32C at its end
+      columns/<name>/         one value (or k values) per tile                     } row arrays: uncompressed, a chunk
+      embeddings/<encoder>/   float [N, D]                                         } file per shard (columns: per 65,536
+      latents/<autoencoder>/  float16 [N, variants, 2C, h, w]                      } rows) with its CRC-32C at its end
       ledger/<stage>/<s>.json the note of shard s of a stage, written last
 
 Everything but the ledger is plain Zarr v3. All metadata are written when a store or array is made; workers only

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histogen.errors import IncompleteStoreError, StoreError
-from histogen.remote import SCHEME, as_path, identity, read_range, read_ranges
+from histogen.remote import SCHEME, as_path, identity, read_end, read_ranges
 from histogen.store.layout import ABSENT
 from histogen.store.shard_file import tile_sums
 
@@ -128,7 +128,7 @@ class RemoteShard(OpenShard):
 
     def _open(self, num_entries: int) -> None:
         try:
-            tail = read_range(self._file, -(16 * num_entries + 4), 16 * num_entries + 4)
+            tail = read_end(self._file, 16 * num_entries + 4)
             size = int(identity(self._file)[1])
         except FileNotFoundError as error:
             raise _not_there(self.path) from error

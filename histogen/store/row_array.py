@@ -1,4 +1,6 @@
-"""Row arrays: uncompressed Zarr v3 arrays with one chunk file per shard, read and written without zarr.
+"""Row arrays: uncompressed Zarr v3 arrays read and written without zarr.
+
+A chunk, one file, has the rows of a shard of tiles; of a column that is written at once it has up to 65,536.
 
 Behind the rows of a chunk stands their CRC-32C (Zarr's codec ``crc32c``). A process compares it when it first reads of
 the chunk, and again when another file is at its place; later reads map the file. Arrays of before have none.

@@ -187,32 +187,20 @@ class TileStore:
         if not self.reader.is_remote:
             list(pool.map(lambda k: self.read_tile(indices[k], out[k]), range(len(indices))))
             return
-        payloads = self.read_payloads(indices)
+        payloads = self.reader.payloads(indices)
+        if b"" in payloads:
+            self.read_payload(indices[payloads.index(b"")])  # which says that it is absent
         list(pool.map(lambda k: self._decoded(indices[k], payloads[k], out[k]), range(len(indices))))
-
-    def read_payloads(self, indices: Sequence[int]) -> list[bytes]:
-        """Return many JPEGs, on object storage all at the same time; errors as :meth:`read_payload`."""
-        if not self.reader.is_remote:
-            return [self.read_payload(index) for index in indices]
-        found = self.reader.payloads(indices)
-        if b"" in found:
-            self.read_payload(indices[found.index(b"")])  # which says that it is absent
-        return found
 
     def _decoded(self, index: int, payload: bytes, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         if out is None:  # decoded into what it must be: a JPEG may say that it is of any size
             out = np.empty((self.tile_px, self.tile_px, 3), np.uint8)
         try:
-            tile = decode_jpeg(payload, out, self.jpeg)
+            return decode_jpeg(payload, out, self.jpeg)
         except (imagecodecs.Jpeg8Error, ValueError) as error:
             raise StoreError(
                 f"tile {index} of store '{self.path}' does not decode as {self.tile_px} px RGB ({error}); remake it"
             ) from error
-        if tile.shape != (self.tile_px, self.tile_px, 3):
-            raise StoreError(
-                f"tile {index} of store '{self.path}' is {tile.shape}, not {self.tile_px} px RGB; remake it"
-            )
-        return tile
 
     @cached_property
     def tile_ok(self) -> NDArray[np.bool_]:
