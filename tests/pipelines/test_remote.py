@@ -38,7 +38,7 @@ from histogen.pipelines.train_eldm.command import run as run_eldm
 from histogen.pipelines.view.command import open_rooms
 from histogen.pipelines.view.config import ViewConfig
 from histogen.remote import as_path, remove_tree, write
-from histogen.store.random_access import RemoteShard
+from histogen.store import random_access
 from histogen.store.tile_set import open_tiles
 from histogen.store.tile_store import TileStore
 
@@ -160,17 +160,20 @@ def test_tiles_are_read_at_the_same_time_and_neighbours_by_one_request(
 ) -> None:
     here, _ = both
     asked: list[int] = []
-    before = RemoteShard._fetch
+    before = random_access.read_ranges
 
-    def counted(self: RemoteShard, positions: Any) -> list[bytes]:
-        asked.append(len(positions))
-        return before(self, positions)
+    def counted(path: Path, ranges: Any) -> list[bytes]:
+        asked.append(len(ranges))
+        return before(path, ranges)
 
-    monkeypatch.setattr(RemoteShard, "_fetch", counted)
+    monkeypatch.setattr(random_access, "read_ranges", counted)
     theirs, ours = open_tiles(f"{LAB}/tiles"), open_tiles(here / "tiles")
     order = np.random.default_rng(0).permutation(len(theirs))
     np.testing.assert_array_equal(theirs.read_tiles(order, threads=2), ours.read_tiles(order))
-    assert sorted(asked) == sorted(store.num_tiles for store in theirs.stores)  # one batch of requests to a shard
+    assert asked == [1, 1]  # one request to each shard
+    monkeypatch.setattr(random_access, "NEAR_BYTES", -1)
+    np.testing.assert_array_equal(theirs.read_tiles([0, 2, 9]), ours.read_tiles([0, 2, 9]))
+    assert asked == [1, 1, 3]  # what lies apart is asked for at the same time
     np.testing.assert_array_equal(theirs[5], ours[5])
 
 
@@ -254,11 +257,21 @@ def test_an_output_there_is_made_anew_only_when_asked(slides: Path) -> None:
     assert not place.exists()
 
 
-def test_no_secret_is_ever_written(both: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_secret_is_ever_written_or_said(both: tuple[Path, Path], slides: Path) -> None:
     here, _ = both
+    tile = [sys.executable, "-m", "histogen", "tile", str(slides), "--tile-px", "32", "--mpp", "1", "--out"]
+    runs = [
+        subprocess.run(
+            [*tile, out, "--workers", "1"], capture_output=True, text=True, check=False, env=os.environ | more
+        )
+        for out, more in ((f"{LAB}/said", {}), (f"{LAB}/said", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}))
+    ]
+    assert [run.returncode for run in runs] == [0, 2]
+    said = "".join(run.stdout + run.stderr for run in runs)
+    assert "114 tiles" in said
+    assert "cannot be reached" in said
     kept = [storage().cat_file(name) for name in storage().find("lab")]
     kept += [file.read_bytes() for file in here.rglob("*") if file.is_file()]
-    said = "".join(capfd.readouterr())
     for secret in (SECRET, "AKIAIOSFODNN7EXAMPLE"):
         assert not any(secret.encode() in data for data in kept)
         assert secret not in said
