@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histogen.diffusion.pairing import choose_partners, draw_alphas, nearest_others
+from histogen.diffusion.pairing import choose_partners, draw_alphas, nearest_others, tile_seeds
 from histogen.diffusion.settings import AlphaSettings
 from histogen.errors import ConfigError
 from histogen.seeds import derive_seed
@@ -67,3 +67,11 @@ def test_alpha_follows_its_law_and_depends_on_the_tile_alone() -> None:
     assert draw_alphas(AlphaSettings(law="fixed", value=0.25), 9, ["s:5"], 3) == 0.25
     share = derive_seed(0, "alpha", "s:7", 0) / 2**63
     assert drawn[7] == np.float32(AlphaSettings().low + (AlphaSettings().high - AlphaSettings().low) * share)
+
+
+def test_the_seed_of_a_tile_is_what_was_always_derived_for_it() -> None:
+    names = ["s:0", "s:1", "other slide:70000", "naïve:3"]
+    for kind, copy in (("generative", 0), ("interpolated", 3)):
+        expected = [derive_seed(7, "tile", kind, name, copy) for name in names]
+        assert tile_seeds(7, kind, names, copy).tolist() == expected
+    assert tile_seeds(7, "generative", [], 0).tolist() == []
