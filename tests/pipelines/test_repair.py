@@ -25,6 +25,8 @@ from histogen.pipelines.train_autoencoder.command import TrainAutoencoderConfig
 from histogen.pipelines.train_autoencoder.command import run as run_autoencoder
 from histogen.pipelines.train_eldm.command import TrainEldmConfig
 from histogen.pipelines.train_eldm.command import run as run_eldm
+from histogen.remote import remove_tree
+from histogen.store.layout import Column
 from histogen.store.tile_store import TileStore
 
 from .conftest import TINY_AUTOENCODER, TINY_ELDM
@@ -92,6 +94,7 @@ DAMAGES = {
     "generative tiles": ("generative", "A.zarr/tiles/c/**/*"),
     "interpolated tiles": ("interpolated", "B.zarr/tiles/c/**/*"),
     "a planned column": ("interpolated", "A.zarr/columns/source_index/c/**/*"),
+    "a planned category": ("interpolated", "A.zarr/columns/partner_store/c/**/*"),
     "what was measured": ("generative", "A.zarr/columns/consistency/c/**/*"),
 }
 
@@ -111,6 +114,25 @@ def test_a_flipped_bit_is_named_and_repaired_to_the_same_bytes(made: Path, moved
         assert re.search(r"repaired: shard 0 of .*, the same bytes as before", " ".join(mended.summary.split()))
         assert {path: path.read_bytes() for path in (moved / of).rglob("*") if path.is_file()} == before
     assert check(made / of).failures == ()
+
+
+def test_a_category_is_repaired_by_the_names_that_its_store_has(moved: Path) -> None:
+    """Stores of before name every store, in another order than those of now."""
+    path = moved / "interpolated" / "A.zarr"
+    store = TileStore.open_(path)
+    names = store.rows_attributes("columns/partner_store")["categories"]
+    codes = store.read_rows("columns/partner_store")
+    of_before = ["none of these", *reversed(names)]
+    told = [names[code] for code in codes]
+    column = Column(np.array([of_before.index(name) for name in told], np.int32), tuple(of_before))
+    remove_tree(path / "columns" / "partner_store")
+    store.write_column("partner_store", column)
+    (chunk,) = (path / "columns" / "partner_store" / "c").iterdir()
+    whole = chunk.read_bytes()
+    damage(moved / "interpolated", "A.zarr/columns/partner_store/c/**/*", 0)
+    assert chunk.read_bytes() != whole
+    assert check(moved / "interpolated", repair=True).exit_code == 0
+    assert chunk.read_bytes() == whole
 
 
 def test_all_at_once_what_others_are_made_from_first(moved: Path) -> None:
