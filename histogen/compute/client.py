@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -139,7 +139,9 @@ class OnDask:
 
     def _bound(self) -> int:
         if time.monotonic() - self._limit_from > REFRESH_SECONDS:  # workers come and go; asking costs a round trip
-            self._limit, self._limit_from = 2 * max(1, sum(self.client.nthreads().values())), time.monotonic()
+            with suppress(AttributeError):  # Dask has no scheduler to ask while it looks for a lost one
+                self._limit = 2 * max(1, sum(self.client.nthreads().values()))
+            self._limit_from = time.monotonic()
         return self._limit
 
 

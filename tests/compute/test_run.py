@@ -292,13 +292,27 @@ def test_kept_workers_serve_several_maps() -> None:
 
 
 class GoneClient:
-    """What is left of a client whose scheduler went away."""
+    """What is left of a client whose scheduler went away: closed, or looking for it still."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
     def nthreads(self) -> dict[str, int]:
-        raise RuntimeError("ConnectionPool is closed")
+        raise self.error
+
+    def submit(self, *_: object, **__: object) -> None:
+        raise RuntimeError("the client is closed")
 
 
-def test_when_the_scheduler_goes_away_every_unit_that_is_left_is_a_sentence() -> None:
-    outcomes = list(OnDask(GoneClient()).map(square, [Number(n) for n in range(3)]))
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("ConnectionPool is closed"),
+        AttributeError("'NoneType' object has no attribute 'ncores'"),
+        OSError("timed out"),
+    ],
+)
+def test_when_the_scheduler_goes_away_every_unit_that_is_left_is_a_sentence(error: Exception) -> None:
+    outcomes = list(OnDask(GoneClient(error)).map(square, [Number(n) for n in range(3)]))
     assert [position for position, _ in outcomes] == [0, 1, 2]
     assert all("connection to the Dask scheduler was lost" in outcome.reason for _, outcome in outcomes)
