@@ -107,12 +107,14 @@ class OnDask:
 
     def _stream(self, function: Callable[[A], R], arguments: list[A]) -> Iterator[tuple[int, R | Lost]]:
         """Run all calls; when the scheduler goes away, the rest of them is lost."""
+        from distributed.client import ClosedClientError
+
         seen = set()
         try:
             for position, outcome in self._submit_all(function, arguments):
                 seen.add(position)
                 yield position, outcome
-        except (RuntimeError, OSError):  # what a closed client raises
+        except (RuntimeError, OSError, ClosedClientError):  # what a closed client raises
             rest = (position for position in range(len(arguments)) if position not in seen)
             yield from ((position, Lost(LOST_SCHEDULER)) for position in rest)
 

@@ -301,7 +301,9 @@ class GoneClient:
         raise self.error
 
     def submit(self, *_: object, **__: object) -> None:
-        raise RuntimeError("the client is closed")
+        from distributed.client import ClosedClientError
+
+        raise ClosedClientError("Client is closed. Can't send update-graph message.")
 
 
 @pytest.mark.parametrize(
